@@ -1,0 +1,163 @@
+"""Reading an offline dataset: its manifest, catalogue, users and the columns of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
+from noetik_rllib.offline.manifest import Manifest
+
+#: Parts of a dataset. ``train``: before the split time, users that policies may learn from.
+#: ``judge``: before the split time, users held out, to fit the simulator that evaluates policies.
+#: ``test``: from the split time on, all users. ``random``: the uniformly exposed log.
+PARTS = ("train", "judge", "test", "random")
+
+#: Columns that an RLlib reader expects, then one per signal, then the row's origin.
+RLLIB_COLUMNS = (
+    "eps_id",
+    "agent_id",
+    "module_id",
+    "t",
+    "obs",
+    "actions",
+    "rewards",
+    "new_obs",
+    "terminateds",
+    "truncateds",
+)
+ORIGIN_COLUMNS = ("user_id", "video_id", "time_ms", "propensity")
+COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
+
+USERS_NAME = "users.parquet"
+
+
+def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Convert a column to NumPy: (N,) for scalars, (N, width) for fixed-size lists."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # an empty column stays chunked
+        array = pa.concat_arrays(array.chunks) if array.chunks else pa.array([], array.type)
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return array.to_numpy(zero_copy_only=False)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Users by row: id (n,) int64, features (n, 32) float32, held_out (n,) bool."""
+
+    user_id: np.ndarray
+    features: np.ndarray
+    held_out: np.ndarray
+
+    def save(self, directory: Path) -> None:
+        """Write ``directory/users.parquet``."""
+        features = pa.FixedSizeListArray.from_arrays(
+            pa.array(self.features.reshape(-1)), self.features.shape[1]
+        )
+        table = pa.table({"user_id": self.user_id, "features": features, "held_out": self.held_out})
+        pq.write_table(table, directory / USERS_NAME, compression="zstd")
+
+    @classmethod
+    def load(cls, directory: Path) -> Users:
+        """Read ``directory/users.parquet``."""
+        table = pq.read_table(directory / USERS_NAME)
+        return cls(*(column_to_numpy(table[name]) for name in ("user_id", "features", "held_out")))
+
+
+class OfflineDataset:
+    """An offline dataset on disk, opened for reading.
+
+    Args:
+        directory: folder written by ``noetik data prepare``.
+
+    Raises:
+        UserError: not a dataset, damaged, or of another layout version.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.manifest = Manifest.load(self.directory)
+        self.layout = self.manifest.layout
+        for name in (CATALOG_NAME, USERS_NAME):
+            if not (self.directory / name).is_file():
+                raise UserError(f"{self.directory} is damaged: {name} is missing; prepare it again")
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The video catalogue."""
+        return Catalog.load(self.directory)
+
+    @cached_property
+    def users(self) -> Users:
+        """The users and their features."""
+        return Users.load(self.directory)
+
+    def files(self, part: str) -> list[Path]:
+        """Parquet files of a part, in order."""
+        if part not in PARTS:
+            raise UserError(
+                f"unknown part '{part}': expected one of {', '.join(PARTS)}."
+                f"{did_you_mean(part, PARTS)}"
+            )
+        files = sorted((self.directory / part).glob("*.parquet"))
+        if not files:
+            raise UserError(f"{self.directory / part} holds no Parquet file; prepare it again")
+        return files
+
+    def load(
+        self,
+        part: str,
+        columns: Iterable[str],
+        users: Iterable[int] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Read columns of a part into memory.
+
+        Args:
+            part: one of ``PARTS``.
+            columns: names out of ``COLUMNS``.
+            users: keep the rows of these user ids only.
+
+        Returns:
+            Arrays of N rows: (N,) for scalars, (N, state size) for ``obs`` and ``new_obs``.
+        """
+        names = list(columns)
+        filters = None if users is None else [("user_id", "in", [int(user) for user in users])]
+        try:
+            tables = [pq.read_table(f, columns=names, filters=filters) for f in self.files(part)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                f"{self.directory / part} is damaged: {str(error).splitlines()[0]}"
+            ) from None
+        table = pa.concat_tables(tables)
+        return {name: column_to_numpy(table[name]) for name in names}
+
+    def latest_state(self, user_id: int) -> np.ndarray:
+        """Return the state (state size,) after the user's last event in any standard part.
+
+        Raises:
+            UserError: the dataset has no event of this user.
+        """
+        newest: tuple[int, np.ndarray] | None = None
+        for part in ("train", "judge", "test"):
+            rows = self.load(part, ("time_ms", "new_obs"), users=[user_id])
+            if len(rows["time_ms"]):
+                last = int(np.flatnonzero(rows["time_ms"] == rows["time_ms"].max())[-1])
+                if newest is None or rows["time_ms"][last] > newest[0]:
+                    newest = (int(rows["time_ms"][last]), rows["new_obs"][last])
+        if newest is None:
+            known = self.users.user_id
+            raise UserError(
+                f"user {user_id} has no event in {self.directory}: user ids there run from "
+                f"{known.min()} to {known.max()}"
+            )
+        return newest[1]

@@ -1,0 +1,145 @@
+"""``manifest.json``: what an offline dataset is, where it came from, and what was learnt on its
+training part alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import write_json
+from noetik_rllib.state import LAYOUT_VERSION, StateLayout
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceFile(_Strict):
+    """One CSV file that was read: its name below ``data/``, its data rows and its SHA-256."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+class SignalMoments(_Strict):
+    """Mean (9,) and covariance (9, 9) of the signals over the rows of ``train/``.
+
+    The reward is linear in the signals, so its mean ``w.m`` and variance ``w'Cw`` are exact for
+    any weights without a pass over the data.
+    """
+
+    mean: list[float]
+    covariance: list[list[float]]
+
+    def reward_mean(self, weights: RewardWeights) -> float:
+        """Mean of the reward over the training rows."""
+        return float(weights.as_array() @ np.array(self.mean))
+
+    def reward_std(self, weights: RewardWeights) -> float:
+        """Standard deviation of the reward over the training rows.
+
+        Raises:
+            UserError: the reward does not vary, so it cannot be normalised or learnt from.
+        """
+        w = weights.as_array()
+        variance = float(w @ np.array(self.covariance) @ w)
+        if variance <= 1e-12:
+            used = ", ".join(f"{n}={x:g}" for n, x in zip(SIGNALS, w, strict=True) if x)
+            raise UserError(
+                f"the reward with weights {used} is the same on every training row: nothing can "
+                "be learnt from it; give weight to a signal that occurs in this dataset"
+            )
+        return float(np.sqrt(variance))
+
+
+class Vocabulary(_Strict):
+    """Values of the categorical video features that occur in ``train/``; code 0 is 'other'."""
+
+    tags: list[int]
+    video_types: list[str]
+    upload_types: list[str]
+
+
+class Normaliser(_Strict):
+    """Mean and standard deviation of numeric features over the training part."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Part(_Strict):
+    """Size of one part of the dataset."""
+
+    rows: int
+    users: int
+    episodes: int
+
+
+class Manifest(_Strict):
+    """Everything a reader of the dataset must know; see ``docs/data.md`` for the format."""
+
+    layout_version: int = LAYOUT_VERSION
+    history_length: int
+    num_videos: int
+    num_users: int
+    episode_steps: int
+    split_time_ms: int
+    held_out_users: float
+    seed: int
+    parts: dict[str, Part]
+    reward: RewardWeights
+    signals: SignalMoments
+    vocabulary: Vocabulary
+    user_numeric: Normaliser
+    video_duration: Normaliser
+    sources: list[SourceFile]
+    repairs: dict[str, int]
+    logged_reward: dict[str, float]
+
+    @property
+    def layout(self) -> StateLayout:
+        """Layout of the states in this dataset."""
+        return StateLayout(self.history_length)
+
+    def save(self, directory: Path) -> None:
+        """Write ``directory/manifest.json``."""
+        write_json(directory / MANIFEST_NAME, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Manifest:
+        """Read ``directory/manifest.json``.
+
+        Raises:
+            UserError: no such file, not a manifest, or of another layout version.
+        """
+        path = Path(directory) / MANIFEST_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{directory} is not an offline dataset: it has no {MANIFEST_NAME}; "
+                "make one with 'noetik data prepare'"
+            ) from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is damaged: not JSON ({error}); prepare it again") from None
+        version = content.get("layout_version") if isinstance(content, dict) else None
+        if version != LAYOUT_VERSION:
+            raise UserError(
+                f"{path} has layout version {version}; this release reads {LAYOUT_VERSION}: "
+                "prepare the dataset again"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path} is damaged: {where}: {first['msg']}") from None
