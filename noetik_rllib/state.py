@@ -32,7 +32,7 @@ VIDEO, WATCH_RATIO, FEEDBACK, AGE = range(EVENT_SIZE)
 #: float32 holds every integer up to 2^24; ``index + 1`` must stay exact.
 MAX_VIDEOS = 2**24 - 1
 
-#: A user who was away this long has ended the session (KuaiRand FACTS 3.4 uses the same rule).
+#: A user who was away this long has ended the session.
 SESSION_GAP_SECONDS = 30 * 60
 
 #: KuaiRand's ``tab`` (the page of the app) runs from 0 to 14.
@@ -42,6 +42,37 @@ WEEK_SECONDS = 7 * DAY_SECONDS
 #: Pseudo-count of the smoothed per-user signal rates: after 10 events a user's own rate weighs as
 #: much as the population's.
 RATE_PSEUDO_COUNT = 10.0
+
+#: Values of ``user_active_degree`` in KuaiRand, most active first.
+ACTIVE_DEGREES = (
+    "full_active",
+    "high_active",
+    "middle_active",
+    "low_active",
+    "single_low_active",
+    "30day_retention",
+    "2_14_day_new",
+    "day_new",
+    "UNKNOWN",
+)
+#: Binary user features that KuaiRand publishes without a meaning, blank for some users.
+ANONYMOUS_FLAGS = tuple(f"onehot_feat{number}" for number in range(12, 18))
+USER_NAMES: tuple[str, ...] = (
+    "log_follows",
+    "log_fans",
+    "log_friends",
+    "log_register_days",
+    *(f"active_degree_{degree}" for degree in ACTIVE_DEGREES),
+    "live_streamer",
+    "video_author",
+    "low_active_period",
+    *ANONYMOUS_FLAGS,
+    "onehot_feat12_17_missing",
+    "onehot_feat0",
+    *(f"onehot_feat1_{value}" for value in range(7)),
+    "features_known",
+)
+assert len(USER_NAMES) == USER_SIZE
 
 CONTEXT_NAMES: tuple[str, ...] = (
     "hour_sin",

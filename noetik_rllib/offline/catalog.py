@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: The most tags a video carries in any KuaiRand variant (FACTS 4.2: 5, on 7 of 32 million videos).
+#: The most tags a video carries in any KuaiRand variant (27K: 5, on 7 of its 32 million videos).
 MAX_TAGS = 5
 #: Numeric features of a video, in order: standardised log duration (0 where unknown), and flags.
 NUMERIC_NAMES = ("log_duration", "duration_unknown", "portrait", "features_unknown")

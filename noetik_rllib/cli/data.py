@@ -1,0 +1,156 @@
+"""``noetik data``: make a synthetic world, prepare an offline dataset, describe one."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from noetik_rllib.cli.console import out as console
+from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.offline.manifest import Manifest
+from noetik_rllib.offline.writer import PrepareConfig, prepare
+
+
+@click.group()
+def data() -> None:
+    """Make, prepare and describe datasets."""
+
+
+@data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")
+@click.option("--preset", default="demo", show_default=True, help="Size of the world: tiny, demo.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same files.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
+    """Write a synthetic world in KuaiRand's CSV layout, with a known truth."""
+    from dataclasses import replace
+
+    from noetik_rllib.data.world import PRESETS, SyntheticWorld
+
+    if preset not in PRESETS:
+        raise UserError(
+            f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}."
+            f"{did_you_mean(preset, PRESETS)}"
+        )
+    if seed < 0:
+        raise UserError(f"seed is {seed}: expected 0 or more")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already: choose another --out, or remove it")
+    world = SyntheticWorld(replace(PRESETS[preset], seed=seed))
+    with progress_bar("synthetic world") as update:
+        world.write(out, progress=lambda share: update("writing", share))
+    if as_json:
+        click.echo(json.dumps({"world": str(out), "preset": preset, "seed": seed}))
+    else:
+        console.print(f"World '{preset}' written to {out}", highlight=False)
+
+
+@data.command(
+    name="prepare",
+    epilog="Example: noetik data prepare --source KuaiRand-Pure --out data/pure",
+)
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="KuaiRand folder (Pure, 1K or 27K) or a synthetic world.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to write.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["parquet", "json"]),
+    default="parquet",
+    show_default=True,
+    help="json: RLlib SampleBatch lines in OUT/json, beside the Parquet files.",
+)
+@click.option(
+    "--history-length",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Past events in a state; 16 makes a state of 128.",
+)
+@click.option(
+    "--held-out-users",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Share of users kept from training, for the evaluation.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides who is held out.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is a dataset.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def prepare_command(
+    *,
+    source: Path,
+    out: Path,
+    file_format: str,
+    history_length: int,
+    held_out_users: float,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn KuaiRand's CSV files into an offline dataset for RLlib."""
+    config = PrepareConfig(
+        history_length=history_length,
+        held_out_users=held_out_users,
+        seed=seed,
+        format="json" if file_format == "json" else "parquet",
+    )
+    with progress_bar("prepare") as update:
+        manifest = prepare(source, out, config, overwrite=overwrite, progress=update)
+    _show(out, manifest, as_json)
+
+
+@data.command(epilog="Example: noetik data describe data/pure")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def describe(directory: Path, as_json: bool) -> None:
+    """Say what a dataset holds."""
+    _show(directory, Manifest.load(directory), as_json)
+
+
+def _show(directory: Path, manifest: Manifest, as_json: bool) -> None:
+    if as_json:
+        click.echo(manifest.model_dump_json(indent=2))
+        return
+    split = datetime.fromtimestamp(manifest.split_time_ms / 1000, tz=timezone.utc)
+    console.print(f"[bold]{directory}[/bold]", highlight=False)
+    console.print(
+        f"{manifest.num_users:,} users ({manifest.held_out_users:.0%} held out), "
+        f"{manifest.num_videos:,} videos, state of {manifest.layout.size}, "
+        f"split at {split:%Y-%m-%d %H:%M} UTC",
+        highlight=False,
+        soft_wrap=True,
+    )
+    parts = Table("part", "rows", "users", "episodes", "mean reward", box=None, pad_edge=False)
+    for column in parts.columns[1:]:
+        column.justify = "right"
+    for name, part in manifest.parts.items():
+        reward = manifest.logged_reward.get(name)
+        parts.add_row(
+            name,
+            f"{part.rows:,}",
+            f"{part.users:,}",
+            f"{part.episodes:,}",
+            "-" if reward is None else f"{reward:.4f}",
+        )
+    console.print(parts)
+    means = Table("signal", "mean in train", box=None, pad_edge=False)
+    means.columns[1].justify = "right"
+    for name, mean in zip(SIGNALS, manifest.signals.mean, strict=True):
+        means.add_row(name, f"{mean:.5f}")
+    console.print(means)
+    repairs = Table("repaired or noticed", "count", box=None, pad_edge=False)
+    repairs.columns[1].justify = "right"
+    for name, count in manifest.repairs.items():
+        repairs.add_row(name.replace("_", " "), f"{count:,}")
+    console.print(repairs)

@@ -1,0 +1,68 @@
+"""The dataset's rows as RLlib's SampleBatch JSON: one line per episode, nothing compressed.
+
+RLlib's own ``JsonWriter`` packs ``obs`` with LZ4 by default, which the reader of its new API stack
+cannot open (ray 2.60, ``rllib/offline/offline_prelearner.py:484``).
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pyarrow as pa
+
+from noetik_rllib.offline.dataset import column_to_numpy
+
+#: Columns that stock RLlib expects in a SampleBatch line.
+_COLUMNS = ("eps_id", "t", "obs", "actions", "rewards", "new_obs", "terminateds", "truncateds")
+
+
+class JsonPartWriter:
+    """Writes one part as ``part-00000.json``, ..., an episode never split between two lines."""
+
+    def __init__(self, folder: Path, rows_per_file: int) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.rows_per_file = rows_per_file
+        self.file_number = 0
+        self.rows_in_file = 0
+        self.stream = self._open()
+        self.pending: dict[str, np.ndarray] | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Append the table's complete episodes; its last one waits for the next table."""
+        rows = {name: column_to_numpy(table[name]) for name in _COLUMNS}
+        if self.pending is not None:
+            rows = {name: np.concatenate([self.pending[name], rows[name]]) for name in _COLUMNS}
+        starts = np.flatnonzero(np.diff(rows["eps_id"], prepend=-1))
+        for start, stop in pairwise(starts):
+            self._line({name: rows[name][start:stop] for name in _COLUMNS})
+        if len(starts):
+            self.pending = {name: rows[name][starts[-1] :] for name in _COLUMNS}
+
+    def __enter__(self) -> JsonPartWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pending is not None:
+            self._line(self.pending)
+        self.stream.close()
+
+    def _open(self) -> TextIO:
+        path = self.folder / f"part-{self.file_number:05d}.json"
+        return path.open("w", encoding="utf-8")
+
+    def _line(self, rows: dict[str, np.ndarray]) -> None:
+        if self.rows_in_file >= self.rows_per_file:
+            self.stream.close()
+            self.file_number += 1
+            self.rows_in_file = 0
+            self.stream = self._open()
+        content = {name: values.tolist() for name, values in rows.items()}
+        # "dones" is what RLlib's reader of SampleBatch lines asks for beside the two flags.
+        content["dones"] = (rows["terminateds"] | rows["truncateds"]).tolist()
+        self.stream.write(json.dumps({"type": "SampleBatch", **content}) + "\n")
+        self.rows_in_file += len(rows["t"])

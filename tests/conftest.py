@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests: one small synthetic world and the dataset made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from noetik_rllib.data.world import PRESETS, SyntheticWorld
+from noetik_rllib.offline.writer import PrepareConfig, prepare
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the synthetic world 'tiny', in KuaiRand's CSV layout."""
+    folder = tmp_path_factory.mktemp("world") / "tiny"
+    SyntheticWorld(PRESETS["tiny"]).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Offline dataset of that world, with the JSON lines beside the Parquet files."""
+    folder = tmp_path_factory.mktemp("dataset") / "tiny"
+    prepare(tiny_world, folder, PrepareConfig(format="json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kuairand_pure() -> Path:
+    """Folder of real KuaiRand-Pure rows; the test is skipped, loudly, where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "kuairand"
+    folder = Path(os.environ.get("NOETIK_KUAIRAND", beside)) / "KuaiRand-Pure"
+    if not folder.is_dir():
+        pytest.skip(f"REAL ROWS NOT TESTED: no {folder}; set NOETIK_KUAIRAND to their folder")
+    return folder
