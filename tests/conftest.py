@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from noetik_rllib.data.world import PRESETS, SyntheticWorld
 from noetik_rllib.offline.writer import PrepareConfig, prepare
+
+# Derandomised: the same examples on every machine. No deadline: CI machines are noisy.
+settings.register_profile("noetik", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("noetik")
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +41,18 @@ def kuairand_pure() -> Path:
     if not folder.is_dir():
         pytest.skip(f"REAL ROWS NOT TESTED: no {folder}; set NOETIK_KUAIRAND to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need it: starting one takes seconds."""
+    import ray
+
+    ray.init(
+        num_cpus=4,  # bookkeeping, not cores: room for two learners and a stock reader
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()

@@ -22,6 +22,7 @@ from noetik_rllib.data.schema import (
 )
 from noetik_rllib.data.signals import SIGNALS, watch_ratio
 from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.offline.catalog import MAX_TAGS
 from noetik_rllib.offline.manifest import SourceFile
 
 #: Columns of the features files that hold text; all others are numbers.
@@ -148,6 +149,18 @@ def _check_log(path: Path, table: pa.Table) -> None:
             )
 
 
+def _check_tags(path: Path, table: pa.Table) -> None:
+    """Refuse a tag field that is not up to 5 whole numbers, such as 39 or "20,43"."""
+    expected = rf"^\d{{1,9}}(,\d{{1,9}}){{0,{MAX_TAGS - 1}}}$"
+    wrong = pc.fill_null(pc.invert(pc.match_substring_regex(table["tag"], expected)), False)
+    if pc.any(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
+        raise UserError(
+            f"{path}:{row + 2}: tag '{table['tag'][row].as_py()}' is not up to {MAX_TAGS} whole "
+            'numbers, such as 39 or "20,43"'
+        )
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -186,6 +199,8 @@ def read_kuairand(source: str | Path, progress: Progress | None = None) -> KuaiR
         tables[path] = _read_csv(path, columns)
         if columns == LOG_COLUMNS:
             _check_log(path, tables[path])
+        if columns == VIDEO_COLUMNS:
+            _check_tags(path, tables[path])
         rows = tables[path].num_rows
         sources.append(SourceFile(name=path.name, rows=rows, sha256=_sha256(path)))
     if progress:

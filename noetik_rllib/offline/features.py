@@ -88,7 +88,7 @@ def _tag_lists(videos: pd.DataFrame) -> np.ndarray:
     tags = np.full((len(videos), MAX_TAGS), -1, dtype=np.int64)
     for place, text in enumerate(videos["tag"]):
         if isinstance(text, str):
-            numbers = [int(tag) for tag in text.split(",")][:MAX_TAGS]
+            numbers = [int(tag) for tag in text.split(",")]
             tags[place, : len(numbers)] = numbers
     return tags
 

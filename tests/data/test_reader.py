@@ -1,0 +1,244 @@
+"""Reading KuaiRand's files: what is repaired, what is refused and how it is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noetik_rllib.data.reader import read_kuairand
+from noetik_rllib.data.signals import SIGNALS, RewardWeights, watch_ratio
+from noetik_rllib.errors import UserError
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.writer import prepare
+
+LOG = "log_standard_4_08_to_4_21_pure.csv"
+VIDEOS = "video_features_basic_pure.csv"
+USERS = "user_features_pure.csv"
+
+
+@pytest.fixture
+def world(tiny_world: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny world that a test may break."""
+    return Path(shutil.copytree(tiny_world, tmp_path / "world"))
+
+
+def edit(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+
+
+def set_field(line: str, column: int, value: str) -> str:
+    fields = line.split(",")
+    fields[column] = value
+    return ",".join(fields)
+
+
+def test_rows_are_sorted_and_duplicates_dropped(tiny_world: Path) -> None:
+    """Fails if the two interleaved runs of a published file stay unsorted or rows count twice."""
+    read = read_kuairand(tiny_world)
+    log = read.log
+    order = np.lexsort((log.time_ms, log.user_id))
+    np.testing.assert_array_equal(order, np.arange(len(log)))
+    rows = sum(source.rows for source in read.sources if source.name.startswith("log_"))
+    assert rows - len(log) == read.repairs["duplicate_rows_dropped"] > 0
+
+
+def test_unknown_duration_counts_18_seconds_as_whole() -> None:
+    """Fails if a video of unknown length is watched whole, or never, by definition."""
+    play = np.array([0, 9_000, 18_000, 60_000, 5_000, 20_000])
+    duration = np.array([0, 0, 0, 0, 10_000, 10_000])
+    assert watch_ratio(play, duration).tolist() == [0.0, 0.5, 1.0, 1.0, 0.5, 1.0]
+
+
+def test_negative_play_time_becomes_zero_and_is_counted(world: Path) -> None:
+    """Fails if KuaiRand's negative play times reach the reward, or vanish unseen."""
+    edit(world / "data" / LOG, lambda lines: [*lines, set_field(lines[1], 12, "-8")])
+    read = read_kuairand(world)
+    assert read.repairs["negative_play_time_set_to_0"] == 1
+    assert read.log.play_time_ms.min() == 0
+
+
+def test_a_video_and_a_user_without_features_are_known_unknowns(world: Path) -> None:
+    """Fails if a log row whose video or user has no features crashes or loses the row."""
+
+    def stranger(lines: list[str]) -> list[str]:
+        return [*lines, set_field(set_field(lines[1], 0, "77777"), 1, "88888")]
+
+    edit(world / "data" / LOG, stranger)
+    manifest = prepare(world, world / "dataset")
+    assert manifest.repairs["users_without_features"] == 1
+    assert manifest.repairs["videos_without_features"] == 1
+    dataset = OfflineDataset(world / "dataset")
+    index = dataset.catalog.index_of(np.array([88888, 99999]))
+    assert index.tolist() == [len(dataset.catalog) - 1, -1]
+    assert dataset.catalog.numeric[-1].tolist() == [0, 1, 0, 1]
+    assert not dataset.users.features[dataset.users.user_id == 77777].any()
+    assert dataset.latest_state(77777).shape == (128,)
+
+
+BROKEN: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
+    "renamed column": (
+        LOG,
+        lambda lines: [lines[0].replace("is_click", "clicked"), *lines[1:]],
+        "column 'is_click' is missing",
+    ),
+    "column twice": (
+        LOG,
+        lambda lines: [lines[0].replace("is_like", "is_click"), *lines[1:]],
+        "column 'is_click' stands there twice",
+    ),
+    "text in a number": (
+        LOG,
+        lambda lines: [*lines[:5], set_field(lines[5], 4, "yesterday"), *lines[6:]],
+        "invalid value 'yesterday'",
+    ),
+    "short line": (LOG, lambda lines: [*lines, "1,2,3"], "Expected 19 columns, got 3"),
+    "blank value": (
+        LOG,
+        lambda lines: [*lines[:3], set_field(lines[3], 12, ""), *lines[4:]],
+        ":4: column 'play_time_ms' is blank",
+    ),
+    "flag of 2": (
+        LOG,
+        lambda lines: [*lines[:7], set_field(lines[7], 5, "2"), *lines[8:]],
+        ":8: column 'is_click' is 2; expected 0 to 1",
+    ),
+    "tab of 15": (
+        LOG,
+        lambda lines: [lines[0], set_field(lines[1], 18, "15"), *lines[2:]],
+        ":2: column 'tab' is 15; expected 0 to 14",
+    ),
+    "time in seconds": (
+        LOG,
+        lambda lines: [lines[0], set_field(lines[1], 4, "1650882384"), *lines[2:]],
+        ":2: column 'time_ms' is 1650882384",
+    ),
+    "empty log": (LOG, lambda lines: lines[:1], "holds no row"),
+    "video twice": (VIDEOS, lambda lines: [*lines, lines[1]], "stands there twice"),
+    "user twice": (USERS, lambda lines: [*lines, lines[1]], "stands there twice"),
+    "blank user id": (
+        USERS,
+        lambda lines: [lines[0], set_field(lines[1], 0, ""), *lines[2:]],
+        ":2: column 'user_id' is blank",
+    ),
+    "tag of letters": (
+        VIDEOS,
+        lambda lines: [lines[0], set_field(lines[1], 11, "cats"), *lines[2:]],
+        "tag 'cats'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_input_is_named_and_leaves_nothing(case: str, world: Path) -> None:
+    """Fails if a broken file is read as if whole, or leaves half a dataset behind."""
+    name, change, message = BROKEN[case]
+    edit(world / "data" / name, change)
+    out = world / "dataset"
+    with pytest.raises(UserError) as caught:
+        prepare(world, out)
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in world.iterdir()) == ["data", "world.json"]
+
+
+def test_missing_folders_and_files_are_named(world: Path, tmp_path: Path) -> None:
+    """Fails if a wrong path ends in a traceback or a vague message."""
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        read_kuairand(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"expected log_standard_\*\.csv"):
+        read_kuairand(tmp_path / "empty")
+    (world / "data" / USERS).unlink()
+    with pytest.raises(UserError, match=r"holds no user_features_\*\.csv"):
+        read_kuairand(world)
+
+
+def test_bytes_that_are_no_text_are_refused(world: Path) -> None:
+    """Fails if a file in another encoding is read as garbage."""
+    path = world / "data" / LOG
+    path.write_bytes(b"\xff\xfe\x00" + path.read_bytes())
+    with pytest.raises(UserError, match=LOG):
+        read_kuairand(world)
+
+
+def test_an_existing_folder_is_not_overwritten(tiny_world: Path, tmp_path: Path) -> None:
+    """Fails if preparing a dataset can delete something that is not one."""
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("42")
+    with pytest.raises(UserError, match="choose another --out"):
+        prepare(tiny_world, precious, overwrite=True)
+    assert (precious / "thesis.tex").read_text() == "42"
+    out = tmp_path / "dataset"
+    first = prepare(tiny_world, out)
+    with pytest.raises(UserError, match="use --overwrite"):
+        prepare(tiny_world, out)
+    assert prepare(tiny_world, out, overwrite=True) == first
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_damaged_datasets_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a cut Parquet file or an old layout is read as if whole."""
+    copy = Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
+    part = next((copy / "test").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(UserError, match="test is damaged"):
+        OfflineDataset(copy).load("test", ["obs"])
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "layout_version": 99}))
+    with pytest.raises(UserError, match="layout version 99"):
+        OfflineDataset(copy)
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        OfflineDataset(copy)
+    with pytest.raises(UserError, match="user 424242 has no event"):
+        OfflineDataset(tiny_dataset).latest_state(424242)
+
+
+def test_reward_moments_are_those_of_a_pass_over_the_data(tiny_dataset: Path) -> None:
+    """Fails if reward normalisation in closed form differs from the data's own figures."""
+    dataset = OfflineDataset(tiny_dataset)
+    rows = dataset.load("train", [*SIGNALS, "rewards"])
+    signals = np.stack([rows[name] for name in SIGNALS], axis=1).astype(np.float64)
+    for weights in (RewardWeights(), RewardWeights(click=0.1, watch_ratio=0, like=3, hate=-2)):
+        reward = signals @ weights.as_array()
+        moments = dataset.manifest.signals
+        np.testing.assert_allclose(moments.reward_mean(weights), reward.mean(), rtol=1e-6)
+        np.testing.assert_allclose(moments.reward_std(weights), reward.std(), rtol=1e-6)
+    default = signals @ RewardWeights().as_array()
+    np.testing.assert_allclose(rows["rewards"], default, atol=1e-6)
+
+
+@pytest.mark.real
+def test_real_pure_rows(kuairand_pure: Path, tmp_path: Path) -> None:
+    """Fails if reading the real KuaiRand-Pure slice loses, invents or misreads rows."""
+    manifest = prepare(kuairand_pure, tmp_path / "pure")
+    assert {part: size.rows for part, size in manifest.parts.items()} == {
+        "train": 115_684,
+        "judge": 29_415,
+        "test": 36_275,
+        "random": 71,
+    }
+    assert (manifest.num_users, manifest.num_videos) == (27_285, 7_583)
+    assert manifest.repairs == {
+        "duplicate_rows_dropped": 4_687,
+        "negative_play_time_set_to_0": 0,
+        "unknown_duration_rows": 2_818,
+        "users_without_features": 0,
+        "videos_without_features": 0,
+        "videos_without_duration": 239,
+        "videos_without_tag": 96,
+    }
+    means = dict(zip(SIGNALS, manifest.signals.mean, strict=True))
+    assert means["click"] == pytest.approx(0.45105, abs=1e-5)
+    assert means["watch_ratio"] == pytest.approx(0.30607, abs=1e-5)
+    assert means["long_view"] == pytest.approx(0.31743, abs=1e-5)
+    rows = OfflineDataset(tmp_path / "pure").load("random", ["propensity"])
+    np.testing.assert_allclose(rows["propensity"], 1 / 7_583, rtol=1e-6)
