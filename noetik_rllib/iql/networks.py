@@ -107,13 +107,14 @@ class VideoFeatures(nn.Module):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("numeric", torch.zeros(n, len(NUMERIC_NAMES)))
         if catalog is not None:
-            self.tag_codes.copy_(torch.as_tensor(catalog.tag_codes))
-            self.id_bucket.copy_(_hash(torch.as_tensor(catalog.video_id), config.id_buckets))
-            author = _hash(torch.as_tensor(catalog.author_id), config.author_buckets)
+            # torch.tensor copies: arrays out of Parquet are read-only, which torch warns about.
+            self.tag_codes.copy_(torch.tensor(catalog.tag_codes))
+            self.id_bucket.copy_(_hash(torch.tensor(catalog.video_id), config.id_buckets))
+            author = _hash(torch.tensor(catalog.author_id), config.author_buckets)
             self.author_bucket.copy_(author)
-            self.video_type_code.copy_(torch.as_tensor(catalog.video_type_code))
-            self.upload_type_code.copy_(torch.as_tensor(catalog.upload_type_code))
-            self.numeric.copy_(torch.as_tensor(catalog.numeric))
+            self.video_type_code.copy_(torch.tensor(catalog.video_type_code))
+            self.upload_type_code.copy_(torch.tensor(catalog.upload_type_code))
+            self.numeric.copy_(torch.tensor(catalog.numeric))
 
 
 class VideoTower(nn.Module):
@@ -143,9 +144,15 @@ class VideoTower(nn.Module):
         Returns:
             (..., D), or (N, D) for the whole catalogue.
         """
+        if index is not None and index.numel() > len(features.id_bucket):
+            # Fewer videos than places that ask for one: embed each once, then look it up.
+            return F.embedding(index, self(features))
 
         def take(table: Tensor) -> Tensor:
-            return table if index is None else table[index]
+            if index is None:
+                return table
+            # As table[index], which takes 30 times as long here: it starts threads for little.
+            return table.index_select(0, index.reshape(-1)).view(*index.shape, *table.shape[1:])
 
         codes = take(features.tag_codes)  # (..., MAX_TAGS)
         count = (codes > 0).sum(-1, keepdim=True).clamp(min=1)
@@ -185,17 +192,29 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(size)
         self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Update tokens ``x`` (B, T, D); ``mask`` (B, 1, 1, T) is False at empty slots."""
+    def forward(self, x: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
+        """Update tokens ``x`` (B, T, D); ``mask`` (B, 1, 1, T) is False at empty slots.
+
+        ``first_only`` returns the first token alone, (B, 1, D), with the same values: of the last
+        block nothing else is read, and 17 of 18 rows of its queries and MLP need no computing.
+        """
         batch, length, size = x.shape
-        # (B, T, 3 D) -> 3 x (B, heads, T, D / heads)
-        q, k, v = (
-            part.view(batch, length, self.heads, size // self.heads).transpose(1, 2)
-            for part in self.qkv(self.norm_attention(x)).split(size, dim=-1)
+        normed = self.norm_attention(x)
+        asking = 1 if first_only else length  # Q tokens that are updated
+        x = x[:, :asking]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(normed[:, :asking], weight[:size], bias[:size])  # (B, Q, D)
+        k, v = F.linear(normed, weight[size:], bias[size:]).split(size, dim=-1)  # (B, T, D) each
+
+        def by_head(part: Tensor) -> Tensor:
+            # (B, T, D) -> (B, heads, T, D / heads)
+            return part.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            by_head(q), by_head(k), by_head(v), attn_mask=mask
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        # (B, heads, T, D / heads) -> (B, T, D)
-        x = x + self.project(attended.transpose(1, 2).reshape(batch, length, size))
+        # (B, heads, Q, D / heads) -> (B, Q, D)
+        x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, size))
         return x + self.mlp(self.norm_mlp(x))
 
 
@@ -245,8 +264,8 @@ class StateEncoder(nn.Module):
         x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
         always = torch.ones_like(tokens.present[:, :2])
         mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
-        for block in self.blocks:
-            x = block(x, mask)
+        for place, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, first_only=place == len(self.blocks))
         return self.norm(x[:, 0])
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
@@ -271,7 +290,8 @@ class Actor(nn.Module):
         """Logits (B, N) of every video, from tokens that may have been edited."""
         query = self.query(self.encoder.encode(tokens))
         videos = self.tower(features)  # (N, D)
-        return query @ videos.T * self.scale + self.item_bias(videos).squeeze(-1)
+        # The query is scaled, not the (B, N) product: one pass over the largest tensor here.
+        return F.linear(query * self.scale, videos, self.item_bias(videos).squeeze(-1))
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """Logits (B, N) of every video in states (B, state size)."""

@@ -1,0 +1,194 @@
+"""``DiscreteIQLConfig``: every setting of discrete IQL in RLlib's own config class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from pydantic import ValidationError
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.util.debug import log_once
+
+from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.iql.data import ColumnarOfflineData, input_parts
+from noetik_rllib.iql.networks import NetworkConfig
+from noetik_rllib.iql.rl_module import DATASET_KEY, network_config
+from noetik_rllib.iql.settings import IQLSettings, LearningRate, explain
+from noetik_rllib.offline.manifest import Manifest
+
+
+class DiscreteIQLConfig(AlgorithmConfig):
+    """Config of ``DiscreteIQL``, trained from an offline dataset.
+
+    Example:
+        >>> config = (
+        ...     DiscreteIQLConfig()
+        ...     .offline_data(input_=["data/pure/train"], dataset_num_iters_per_learner=100)
+        ...     .training(expectile=0.7, beta=3.0, reward_weights=RewardWeights(like=1.0))
+        ...     .rl_module(model_config={"embedding_size": 32})
+        ... )
+        >>> config.expectile
+        0.7
+
+    ``algo = config.build_algo(); algo.train()`` then makes 100 gradient steps. Spaces and sizes of
+    the networks come from the dataset.
+
+    Derived from ``AlgorithmConfig`` and not from RLlib's ``MARWILConfig`` or ``IQLConfig``, whose
+    ``validate()`` refuses a ``beta`` above 1 (``ray/rllib/algorithms/marwil/marwil.py:392``), hence
+    the paper's 3.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from noetik_rllib.iql.algorithm import DiscreteIQL
+
+        super().__init__(algo_class=algo_class or DiscreteIQL)
+
+        # --- IQL's own settings: see IQLSettings for what each means and where it is from.
+        defaults = IQLSettings()
+        self.expectile = defaults.expectile
+        self.beta = defaults.beta
+        self.max_weight = defaults.max_weight
+        self.gamma = defaults.gamma
+        self.target_polyak = defaults.target_polyak
+        self.actor_lr = defaults.actor_lr
+        self.critic_lr = defaults.critic_lr
+        self.value_lr = defaults.value_lr
+        self.grad_clip = defaults.grad_clip
+        self.normalise_reward = defaults.normalise_reward
+        self.subtract_reward_mean = defaults.subtract_reward_mean
+        #: Weight of each signal in the reward, which is computed while the rows are read.
+        self.reward_weights = RewardWeights()
+
+        # --- RLlib's own settings, with the values that this algorithm needs.
+        self._is_online = False
+        self.offline_data_class = ColumnarOfflineData
+        #: Of each network by itself: the paper's three optimizers are independent.
+        self.grad_clip_by = "global_norm"
+        #: Rows per gradient step and learner: the official batch size.
+        self.train_batch_size_per_learner = 256
+        #: Gradient steps per ``train()``. An iteration of RLlib costs some 20 ms by itself: below
+        #: 1 % at 100 steps.
+        self.dataset_num_iters_per_learner = 100
+        #: The buffers are the catalogue, which never changes: sending them with every step, as
+        #: torch's DDP does by default, would cost more than the gradients on a large catalogue.
+        self.torch_ddp_kwargs = {"broadcast_buffers": False}
+
+    def training(
+        self,
+        *,
+        expectile: float = NotProvided,
+        beta: float = NotProvided,
+        max_weight: float = NotProvided,
+        target_polyak: float = NotProvided,
+        actor_lr: LearningRate = NotProvided,
+        critic_lr: LearningRate = NotProvided,
+        value_lr: LearningRate = NotProvided,
+        reward_weights: RewardWeights = NotProvided,
+        normalise_reward: bool = NotProvided,
+        subtract_reward_mean: bool = NotProvided,
+        **kwargs: Any,
+    ) -> DiscreteIQLConfig:
+        """Set what training uses; ``__init__`` says what each setting means.
+
+        Args:
+            expectile: between 0 and 1, exclusive.
+            beta: 0 (behaviour cloning) or more.
+            max_weight: positive.
+            target_polyak: above 0, at most 1.
+            actor_lr: positive, or a schedule [(rows trained, rate), ...].
+            critic_lr: likewise.
+            value_lr: likewise.
+            reward_weights: weight of each signal; a mapping of names will do.
+            normalise_reward: divide by the standard deviation.
+            subtract_reward_mean: subtract the mean.
+            **kwargs: RLlib's own (``gamma``, ``grad_clip``, ``train_batch_size_per_learner`` ...).
+        """
+        super().training(**kwargs)
+        given = {
+            "expectile": expectile,
+            "beta": beta,
+            "max_weight": max_weight,
+            "target_polyak": target_polyak,
+            "actor_lr": actor_lr,
+            "critic_lr": critic_lr,
+            "value_lr": value_lr,
+            "reward_weights": reward_weights,
+            "normalise_reward": normalise_reward,
+            "subtract_reward_mean": subtract_reward_mean,
+        }
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        """Check every setting, and take the spaces from the dataset.
+
+        Raises:
+            ValueError: a setting has no meaning; one line says which, and what is expected.
+            UserError: the dataset cannot be used.
+        """
+        self._validate_iql()
+        if self.is_offline and (self.observation_space is None or self.action_space is None):
+            manifest = self._manifest()
+            low, high = manifest.layout.bounds(manifest.num_videos)
+            self.environment(
+                observation_space=gym.spaces.Box(low, high),
+                action_space=gym.spaces.Discrete(manifest.num_videos),
+            )
+        # Counts as said already: RLlib's advice on how to return to its old stack, which this
+        # algorithm does not know (ray/rllib/algorithms/algorithm_config.py:5159).
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
+        super().validate()
+
+    def _validate_iql(self) -> None:
+        try:
+            self.reward_weights = RewardWeights.model_validate(self.reward_weights)
+            IQLSettings.model_validate(
+                {name: getattr(self, name) for name in IQLSettings.model_fields}
+            )
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+        for name in ("dataset_num_iters_per_learner", "train_batch_size_per_learner"):
+            count = getattr(self, name)
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{name} is {count!r}: expected a whole number of at least 1")
+        if not self.is_offline:
+            raise ValueError("no training data: call config.offline_data(input_=['DATASET/train'])")
+        without_effect = {
+            "iter_batches_kwargs": "rows do not go through Ray Data here",
+            "map_batches_kwargs": "rows do not go through Ray Data here",
+            "prelearner_class": "rows do not go through Ray Data here",
+            "_torch_grad_scaler_class": "the networks train in single precision",
+            "_torch_lr_scheduler_classes": "give actor_lr, critic_lr or value_lr a schedule",
+        }
+        for name, reason in without_effect.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect on DiscreteIQL: {reason}")
+        network_config(self.model_config)
+
+    def _manifest(self) -> Manifest:
+        return input_parts(self.input_)[0].manifest
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        """Give the RLModule the sizes that follow from the dataset, and where it is."""
+        included: dict[str, Any] = super()._model_config_auto_includes
+        if not self.is_offline:
+            return included
+        dataset, _ = input_parts(self.input_)
+        sizes = NetworkConfig.for_dataset(dataset.manifest).model_dump()
+        return included | sizes | {DATASET_KEY: str(dataset.directory.resolve())}
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the RLModule to train (RLlib's hook)."""
+        from noetik_rllib.iql.rl_module import DiscreteIQLTorchRLModule
+
+        return RLModuleSpec(module_class=DiscreteIQLTorchRLModule)
+
+    def get_default_learner_class(self) -> type:
+        """Return the Learner (RLlib's hook)."""
+        from noetik_rllib.iql.learner import DiscreteIQLTorchLearner
+
+        return DiscreteIQLTorchLearner

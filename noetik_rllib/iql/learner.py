@@ -1,0 +1,221 @@
+"""The Learner of discrete IQL: losses, one optimizer per network, target update, statistics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from torch import Tensor
+from torch.nn import functional as F
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.iql import losses
+from noetik_rllib.iql.config import DiscreteIQLConfig
+from noetik_rllib.iql.data import ShardIterator
+from noetik_rllib.iql.rl_module import (
+    NEXT_V_VALUES,
+    Q_VALUES,
+    TARGET_Q_VALUES,
+    V_VALUES,
+    DiscreteIQLTorchRLModule,
+)
+
+#: Networks with an optimizer of their own, and the setting of its step size.
+NETWORKS = {"actor": "actor_lr", "q": "critic_lr", "v": "value_lr"}
+
+#: Statistics of an iteration, each the mean over its gradient steps; docs/iql.md explains them.
+LOSS_STATISTICS = (
+    "actor_loss",
+    "q_loss",
+    "v_loss",
+    "q_mean",
+    "v_mean",
+    "advantage_mean",
+    "advantage_std",
+    "capped_weight_share",
+    "effective_sample_size",
+    "log_prob_mean",
+)
+GRADIENT_STATISTICS = tuple(f"{name}_gradient_norm" for name in NETWORKS)
+STATISTICS = LOSS_STATISTICS + GRADIENT_STATISTICS
+
+#: Counters among the metrics and in the saved state: gradient steps and target updates so far.
+GRADIENT_STEPS = "gradient_steps"
+TARGET_UPDATES = "num_target_updates"
+
+
+class DiscreteIQLTorchLearner(TorchLearner):
+    """Takes gradient steps on a ``DiscreteIQLTorchRLModule``."""
+
+    config: DiscreteIQLConfig
+
+    def build(self) -> None:
+        """Build module and optimizers (RLlib), then the target network."""
+        super().build()
+        # A seed makes RLlib turn on torch's deterministic mode (torch_utils.py:727), whose filling
+        # of fresh tensors with NaN serves the search for bugs and costs 4 % here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self.gradient_steps = 0
+        self._statistics: dict[str, dict[str, Tensor]] = {}
+        for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule, no mapping)
+            self._unwrapped(module_id).make_target_networks()
+
+    def _unwrapped(self, module_id: str) -> DiscreteIQLTorchRLModule:
+        """Return the module itself, out of the DDP wrapper that several learners put around it."""
+        module: DiscreteIQLTorchRLModule = self.module[module_id].unwrapped()
+        return module
+
+    def configure_optimizers_for_module(
+        self, module_id: str, config: DiscreteIQLConfig | None = None
+    ) -> None:
+        """Give actor, Q and V an Adam each, as the paper's code does."""
+        settings = config or self.config
+        for name, setting in NETWORKS.items():
+            parameters = list(getattr(self._unwrapped(module_id), name).parameters())
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                # fused: one pass over the embedding tables, a third of the time on a CPU.
+                optimizer=torch.optim.Adam(parameters, fused=True),
+                params=parameters,
+                lr_or_lr_schedule=getattr(settings, setting),
+            )
+
+    def update(self, *args: Any, training_data: Any = None, **kwargs: Any) -> Any:
+        """Take the gradient steps of one iteration (RLlib's entry point).
+
+        The first time, and after a restore, the data goes on where the gradient steps stopped.
+        """
+        if self.iterator is None and training_data is not None and training_data.data_iterators:
+            shard: ShardIterator = training_data.data_iterators[0]
+            training_data.data_iterators = [shard.starting_at(self.gradient_steps)]
+        return super().update(*args, training_data=training_data, **kwargs)
+
+    def compute_loss_for_module(
+        self,
+        *,
+        module_id: str,
+        config: DiscreteIQLConfig,
+        batch: dict[str, Tensor],
+        fwd_out: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the sum of the three losses; they share no parameter (see the RLModule)."""
+        q, v = fwd_out[Q_VALUES], fwd_out[V_VALUES]  # (2, B), (B,)
+        target_q = losses.min_q(fwd_out[TARGET_Q_VALUES])  # (B,)
+        v_loss = losses.expectile_loss(target_q, v, config.expectile)
+        target = losses.td_target(
+            batch[Columns.REWARDS],
+            batch[Columns.TERMINATEDS],
+            fwd_out[NEXT_V_VALUES],
+            config.gamma,
+        )
+        q_loss = losses.q_loss(q, target)
+        advantage = target_q - v.detach()
+        weights = losses.awr_weights(advantage, config.beta, config.max_weight)
+        log_prob = -F.cross_entropy(  # log softmax of (B, N) at the logged videos (B,)
+            fwd_out[Columns.ACTION_DIST_INPUTS], batch[Columns.ACTIONS], reduction="none"
+        )
+        actor_loss = losses.actor_loss(log_prob, weights)
+        values = {
+            "actor_loss": actor_loss,
+            "q_loss": q_loss,
+            "v_loss": v_loss,
+            "q_mean": q.mean(),
+            "v_mean": v.mean(),
+            "advantage_mean": advantage.mean(),
+            "advantage_std": advantage.std(correction=0),
+            "capped_weight_share": (weights >= config.max_weight).float().mean(),
+            "effective_sample_size": losses.effective_sample_size(weights),
+            "log_prob_mean": log_prob.mean(),
+        }
+        self._accumulate(module_id, "loss", [values[name] for name in LOSS_STATISTICS])
+        return actor_loss + q_loss + v_loss
+
+    def postprocess_gradients_for_module(
+        self,
+        *,
+        module_id: str,
+        config: DiscreteIQLConfig | None = None,
+        module_gradients_dict: dict[Any, Tensor],
+    ) -> dict[Any, Tensor]:
+        """Note each network's gradient norm, then let RLlib clip it (``grad_clip``)."""
+        norms = []
+        for _, optimizer in self.get_optimizers_for_module(module_id):
+            gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)
+            norms.append(torch.nn.utils.get_total_norm(list(gradients.values())))
+        self._accumulate(module_id, "gradient", norms)
+        clipped: dict[Any, Tensor] = super().postprocess_gradients_for_module(
+            module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
+        )
+        return clipped
+
+    def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
+        """Step the optimizers, then move the targets: after every gradient step.
+
+        RLlib's own place for target updates, ``after_gradient_based_update``, is called once per
+        ``update()``, hence once per 100 gradient steps here (``ray/rllib/core/learner/learner.py:
+        1161``, with a TODO that says so).
+
+        RLlib's stepping is replaced: it asks of every gradient, twice, whether it is finite, which
+        on a GPU waits for the device 280 times a step, and then trains on with zeros in their
+        place (``torch_learner.py:206``). Here an iteration that went wrong stops the training.
+        """
+        for parameter, gradient in gradients_dict.items():
+            parameter.grad = gradient
+        self.gradient_steps += 1
+        for module_id in self.module.keys():  # noqa: SIM118
+            for _, optimizer in self.get_optimizers_for_module(module_id):
+                optimizer.step()
+            rate = self.config.get_config_for_module(module_id).target_polyak
+            for online, target in self._unwrapped(module_id).get_target_network_pairs():
+                losses.polyak_update(list(target.parameters()), list(online.parameters()), rate)
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Log the iteration's statistics, once, after its last gradient step.
+
+        Raises:
+            UserError: a loss or gradient is no longer finite.
+        """
+        super().after_gradient_based_update(timesteps=timesteps)
+        for module_id, sums in self._statistics.items():
+            # The only transfer from the device in an iteration. Last in each is its count of steps.
+            *loss, steps = sums["loss"].tolist()
+            *gradient, _ = sums["gradient"].tolist()
+            for name, total in zip(STATISTICS, loss + gradient, strict=True):
+                if not math.isfinite(total):
+                    raise UserError(
+                        f"training diverged: {name} is {total} within the {steps:g} gradient steps "
+                        f"before number {self.gradient_steps:,}; lower the learning rates, or set "
+                        "grad_clip"
+                    )
+                self.metrics.log_value((module_id, name), total / steps, reduce="mean", window=1)
+            for name in (GRADIENT_STEPS, TARGET_UPDATES):
+                self.metrics.log_value(
+                    (module_id, name), self.gradient_steps, reduce="max", window=1
+                )
+        self._statistics.clear()
+
+    def _accumulate(self, module_id: str, kind: str, values: list[Tensor]) -> None:
+        """Add one step's statistics to the running sums, on the device; a 1 counts the step."""
+        step = torch.stack([value.detach().float() for value in values])
+        step = torch.cat([step, torch.ones(1, device=step.device)])
+        sums = self._statistics.setdefault(module_id, {})
+        sums[kind] = sums[kind] + step if kind in sums else step
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state, with the number of batches drawn."""
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        return state | {GRADIENT_STEPS: self.gradient_steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over a state, and make the data go on from there."""
+        # RLlib keeps its own weights where they have had more updates than the state's
+        # (learner.py:1304), so going back to an earlier state would restore the optimizers alone.
+        self._weights_seq_no = -1
+        super().set_state(state)
+        if GRADIENT_STEPS in state:
+            self.gradient_steps = state[GRADIENT_STEPS]
+            self.iterator = None

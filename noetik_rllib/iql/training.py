@@ -1,0 +1,207 @@
+"""Training a run with RLlib: from a ``TrainConfig`` to a finished run directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayTaskError
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import LEARNER_RESULTS
+from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+
+from noetik_rllib import runs
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import atomic_directory
+from noetik_rllib.iql.algorithm import DiscreteIQL
+from noetik_rllib.iql.config import DiscreteIQLConfig
+from noetik_rllib.iql.learner import GRADIENT_STEPS, STATISTICS
+from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.rl_module import network_config
+from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, Run, TrainConfig
+
+OnIteration = Callable[[dict[str, float]], None]
+
+
+def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
+    """Translate a run's config into RLlib's."""
+    settings = {name: getattr(config, name) for name in IQLSettings.model_fields}
+    return (
+        DiscreteIQLConfig()
+        .offline_data(
+            # Absolute: learners and restored runs work in other directories.
+            input_=[str(config.data.resolve() / "train")],
+            dataset_num_iters_per_learner=config.steps_per_iteration,
+        )
+        .training(
+            **settings,
+            reward_weights=config.reward,
+            train_batch_size_per_learner=config.batch_size,
+        )
+        .rl_module(
+            model_config={
+                "embedding_size": config.embedding_size,
+                "num_layers": config.num_layers,
+                "num_heads": config.num_heads,
+            }
+        )
+        .learners(num_learners=config.num_learners, num_gpus_per_learner=config.gpus_per_learner)
+        .debugging(seed=config.seed)
+    )
+
+
+def cluster_is_running() -> bool:
+    """Whether there is a Ray cluster that ``ray.init()`` would join.
+
+    That is one named by RAY_ADDRESS, or started with ``ray start`` or ``ray up`` on this machine,
+    as under ``ray submit``.
+    """
+    started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return os.environ.get("RAY_ADDRESS", "local") != "local" or started.is_file()
+
+
+@contextmanager
+def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
+    """Use the Ray that is there, or start a quiet local one for the time of this block.
+
+    Args:
+        cpus: CPUs that will be asked for. A local Ray that has fewer would wait for ever; a
+            cluster may still grow.
+        gpus: GPUs, likewise.
+
+    Raises:
+        UserError: this machine has fewer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local = not cluster_is_running()
+    ray.init(
+        address="local" if local else None,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,  # RLlib warns of its own deprecations
+    )
+    try:
+        for name, needed in (("CPU", cpus), ("GPU", gpus)):
+            here = ray.cluster_resources().get(name, 0)
+            if local and here < needed:
+                raise UserError(
+                    f"the learners need {needed:g} {name} and this machine has {here:g}: use fewer "
+                    "learners, or set RAY_ADDRESS to a cluster"
+                )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def train(
+    config: TrainConfig, on_iteration: OnIteration | None, *, overwrite: bool, resume: bool
+) -> Run:
+    """Train a run; see ``noetik_rllib.runs.train``."""
+    # Before Ray starts: a wrong path or reward fails at once.
+    dataset = OfflineDataset(config.data)
+    dataset.files("train")
+    dataset.manifest.signals.reward_std(config.reward)
+    work = runs.claim(config, overwrite=overwrite, resume=resume)
+    try:
+        cpus = config.num_learners  # RLlib gives each learner process one
+        gpus = config.gpus_per_learner * max(1, config.num_learners)
+        with connected_ray(cpus=cpus, gpus=gpus):
+            _train(config, work, on_iteration or (lambda row: None))
+        _finish(work, config.out)
+    except RayTaskError as error:
+        # A mistake that only a learner process could see, e.g. no dataset on its node.
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    finally:
+        if not (work / CHECKPOINT_NAME).is_dir():
+            shutil.rmtree(work, ignore_errors=True)
+    return Run.open(config.out)
+
+
+def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
+    """Take the remaining iterations, and leave everything of a finished run in ``work``."""
+    checkpoint = (work / CHECKPOINT_NAME).resolve()
+    if checkpoint.is_dir():
+        rows = runs.read_progress(checkpoint)
+        algorithm: DiscreteIQL = DiscreteIQL.from_checkpoint(str(checkpoint))
+    else:
+        rows = []
+        algorithm = algorithm_config(config).build_algo()
+    runs.write_progress(work, rows)
+    try:
+        with SummaryWriter(str(work), purge_step=len(rows) + 1) as tensorboard:
+            before = rows[-1]["seconds"] if rows else 0.0
+            start = saved = time.monotonic()
+            while len(rows) < config.iterations:
+                result = algorithm.train()
+                now = time.monotonic()
+                rows.append(_progress(result, len(rows) + 1, before + now - start))
+                runs.append_progress(work, rows[-1])
+                for name, value in rows[-1].items():
+                    tensorboard.add_scalar(name, value, len(rows))
+                last = len(rows) == config.iterations
+                if last or now - saved >= config.checkpoint_seconds:
+                    _save_checkpoint(algorithm, checkpoint, rows)
+                    saved = now
+                on_iteration(rows[-1])
+        _save_policy(algorithm, work / POLICY_NAME, config.data)
+    finally:
+        algorithm.stop()
+        # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
+        with suppress(OSError):
+            Path(algorithm.logdir).rmdir()
+
+
+def _progress(result: dict[str, Any], iteration: int, seconds: float) -> dict[str, float]:
+    """Pick a line of ``progress.csv`` out of RLlib's result."""
+    learnt = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+    return {
+        "iteration": iteration,
+        GRADIENT_STEPS: int(learnt[GRADIENT_STEPS]),
+        "seconds": round(seconds, 3),
+        **{name: float(learnt[name]) for name in STATISTICS},
+    }
+
+
+def _save_checkpoint(algorithm: DiscreteIQL, path: Path, rows: list[dict[str, float]]) -> None:
+    """Write RLlib's checkpoint, with the progress up to it, in place of the last one."""
+    with atomic_directory(path) as part:
+        algorithm.save_to_path(str(part))
+        runs.write_progress(part, rows)
+
+
+def _save_policy(algorithm: DiscreteIQL, path: Path, data: Path) -> None:
+    """Write the networks, without the target, in a form that needs no unpickling."""
+    networks = IQLNetworks(network_config(algorithm.config.model_config))
+    weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    networks.load_state_dict(
+        {
+            name: torch.from_numpy(array)
+            for name, array in weights.items()
+            if not name.startswith("target_q.")
+        }
+    )
+    runs.save_policy(path, networks, data)
+
+
+def _finish(work: Path, out: Path) -> None:
+    """Give the complete run its name; one that it replaces is kept whole until then."""
+    old = out.with_name(f".{out.name}.replaced")
+    if out.exists():
+        out.replace(old)
+    work.replace(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,342 @@
+"""A training run and its directory: what ``noetik train`` writes, and what the others read.
+
+``config.yaml``, ``progress.csv`` and TensorBoard events, ``checkpoint/`` (RLlib's, to train on) and
+``policy/`` (safetensors and JSON: to evaluate and explain, without Ray and without unpickling).
+
+While a run trains, it lives in ``OUT.unfinished``, and takes the name ``OUT`` when it is complete.
+If it is stopped, that folder stays for ``--resume`` where it holds a checkpoint; otherwise nothing
+stays. Ray is imported only by training: reading a run is quick.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import atomic_directory, atomic_path, write_json
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.settings import IQLSettings, explain
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.manifest import MANIFEST_NAME
+from noetik_rllib.state import LAYOUT_VERSION
+
+CONFIG_NAME = "config.yaml"
+PROGRESS_NAME = "progress.csv"
+CHECKPOINT_NAME = "checkpoint"
+POLICY_NAME = "policy"
+_WEIGHTS_NAME = "weights.safetensors"
+_POLICY_CONFIG_NAME = "config.json"
+
+
+class TrainConfig(IQLSettings):
+    """Everything that a run depends on; the options of ``noetik train``."""
+
+    data: Path = Field(description="Offline dataset, written by 'noetik data prepare'.")
+    out: Path = Field(description="Folder of the run to write.")
+    # 2,000 gradient steps, half a pass over KuaiRand-Pure: some five minutes on two cores.
+    iterations: int = Field(default=20, ge=1, description="Iterations to train.")
+    # RLlib's own work per iteration, some 20 ms, is then below 1 %.
+    steps_per_iteration: int = Field(default=100, ge=1, description="Gradient steps of each.")
+    # The official code's.
+    batch_size: int = Field(default=256, ge=1, description="Rows per gradient step and learner.")
+    # 0 trains in this process: on one machine, a second process only pays with a second GPU.
+    num_learners: int = Field(
+        default=0, ge=0, description="Learner processes that share each step; 0: this one."
+    )
+    gpus_per_learner: float = Field(default=0.0, ge=0, description="GPUs of each learner.")
+    seed: int = Field(default=0, ge=0, description="Same seed, same run, on a CPU.")
+    reward: RewardWeights = Field(
+        default=RewardWeights(), description="Weight of each signal in the reward."
+    )
+    # NetworkConfig says why.
+    embedding_size: int = Field(default=64, ge=8, description="Width of the networks.")
+    num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
+    num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
+    # A checkpoint takes a fraction of a second: at most a minute of work is lost.
+    checkpoint_seconds: float = Field(
+        default=60.0, ge=0, description="Least time between checkpoints while training."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TrainConfig:
+        if self.embedding_size % self.num_heads:
+            raise ValueError(
+                f"embedding_size {self.embedding_size} is not a multiple of num_heads "
+                f"{self.num_heads}"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> TrainConfig:
+        """Check ``values``.
+
+        Raises:
+            UserError: one line that says which value is wrong, and what is expected.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(explain(error, cls.model_fields)) from None
+
+    def save(self, directory: Path) -> None:
+        """Write ``directory/config.yaml``, with the dataset's full path."""
+        content = self.model_dump(mode="json") | {"data": str(self.data.resolve())}
+        with atomic_path(directory / CONFIG_NAME) as part:
+            part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> TrainConfig:
+        """Read ``directory/config.yaml``.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        path = directory / CONFIG_NAME
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise UserError("not a list of settings")
+            return cls.parse(content)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, UserError) as error:
+            raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def dataset_hash(directory: Path) -> str:
+    """SHA-256 of a dataset's manifest, which holds the checksums of its sources in turn."""
+    return hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
+
+
+def unfinished(out: Path) -> Path:
+    """Where the run ``out`` lives while it trains."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def save_policy(directory: Path, networks: IQLNetworks, data: Path) -> None:
+    """Write the folder ``directory``: weights, sizes, and the dataset that they were learnt on."""
+    from safetensors.torch import save_model
+
+    with atomic_directory(directory) as part:
+        save_model(networks, str(part / _WEIGHTS_NAME))
+        content = {
+            "layout_version": LAYOUT_VERSION,
+            "dataset_sha256": dataset_hash(data),
+            "network": networks.config.model_dump(),
+        }
+        write_json(part / _POLICY_CONFIG_NAME, content)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run, opened for reading.
+
+    Attributes:
+        directory: its folder.
+        config: how it was trained.
+    """
+
+    directory: Path
+    config: TrainConfig
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run.
+
+        Raises:
+            UserError: no such run, not finished, damaged, or of another release's state layout.
+        """
+        directory = Path(path)
+        if not (directory / CONFIG_NAME).is_file():
+            rest = unfinished(directory)
+            if (rest / CONFIG_NAME).is_file():
+                raise UserError(
+                    f"run {directory} is unfinished ({iterations_done(rest)} iterations are in "
+                    f"{rest}): continue it with 'noetik train --resume'"
+                )
+            what = "holds no run" if directory.is_dir() else "does not exist"
+            raise UserError(f"{directory} {what}: train one with 'noetik train --out {directory}'")
+        run = cls(directory, TrainConfig.load(directory))
+        version = run._policy_config().get("layout_version")
+        if version != LAYOUT_VERSION:
+            raise UserError(
+                f"{directory} was trained on state layout {version}; this release uses "
+                f"{LAYOUT_VERSION}: train it again"
+            )
+        return run
+
+    def dataset(self, directory: str | Path | None = None) -> OfflineDataset:
+        """Open the dataset that the run was trained on.
+
+        Args:
+            directory: where it is now, if it was moved.
+
+        Raises:
+            UserError: it is not there, or another dataset is.
+        """
+        place = Path(directory) if directory is not None else self.config.data
+        if directory is None and not place.exists():
+            raise UserError(
+                f"run {self.directory} was trained on {place}, which does not exist any more"
+            )
+        dataset = OfflineDataset(place)
+        if dataset_hash(place) != self._policy_config().get("dataset_sha256"):
+            raise UserError(
+                f"{place} is not the dataset that {self.directory} was trained on: it was "
+                "prepared again, or replaced; train again"
+            )
+        return dataset
+
+    def networks(self) -> IQLNetworks:
+        """Load the networks, in evaluation mode, with the catalogue that they were trained on.
+
+        Raises:
+            UserError: the policy's files are damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model
+
+        path = self.directory / POLICY_NAME / _WEIGHTS_NAME
+        try:
+            networks = IQLNetworks(NetworkConfig.model_validate(self._policy_config()["network"]))
+            load_model(networks, path)
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+            # A ValidationError is a ValueError.
+            raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        return networks.eval()
+
+    def progress(self) -> list[dict[str, float]]:
+        """Return what was measured in each iteration, in order; docs/iql.md explains the names."""
+        return read_progress(self.directory)
+
+    def _policy_config(self) -> dict[str, Any]:
+        path = self.directory / POLICY_NAME / _POLICY_CONFIG_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged: not a JSON object")
+        return content
+
+
+def read_progress(directory: Path) -> list[dict[str, float]]:
+    """Read ``directory/progress.csv``.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    path = directory / PROGRESS_NAME
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def write_progress(directory: Path, rows: list[dict[str, float]]) -> None:
+    """Write ``directory/progress.csv``, whole; no file where there are no rows yet."""
+    path = directory / PROGRESS_NAME
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def append_progress(directory: Path, row: dict[str, float]) -> None:
+    """Add a line to ``directory/progress.csv``, so that a running training can be watched."""
+    path = directory / PROGRESS_NAME
+    if not path.exists():
+        write_progress(directory, [row])
+        return
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, fieldnames=list(row)).writerow(row)
+
+
+def iterations_done(directory: Path) -> int:
+    """Count the iterations that an unfinished run can be resumed after."""
+    if not (directory / CHECKPOINT_NAME).is_dir():
+        return 0
+    return len(read_progress(directory / CHECKPOINT_NAME))
+
+
+def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
+    """Make or find the folder to train in, and refuse to lose anything that is there.
+
+    Returns:
+        ``OUT.unfinished``, with ``config.yaml`` in it.
+
+    Raises:
+        UserError: something is in the way, or there is nothing to resume.
+    """
+    out, work = config.out, unfinished(config.out)
+    is_run = (out / CONFIG_NAME).is_file()
+    if out.exists() and not is_run and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is no run: choose another --out")
+    if is_run and not overwrite:
+        raise UserError(f"{out} holds a finished run: choose another --out, or use --overwrite")
+    if resume:
+        if not iterations_done(work):
+            raise UserError(f"nothing to resume: there is no checkpoint in {work}")
+        before = TrainConfig.load(work)
+        free = {"out", "data", "iterations", "checkpoint_seconds"}
+        changed = [
+            f"{name} {getattr(before, name)} -> {getattr(config, name)}"
+            for name in TrainConfig.model_fields
+            if name not in free and getattr(before, name) != getattr(config, name)
+        ]
+        if before.data != config.data.resolve():
+            changed.append(f"data {before.data} -> {config.data.resolve()}")
+        if changed:
+            raise UserError(f"a resumed run keeps its settings: {', '.join(changed)}")
+        if iterations_done(work) >= config.iterations:
+            raise UserError(
+                f"{work} has {iterations_done(work)} iterations already: resume with more of them"
+            )
+    elif work.exists():
+        if not overwrite:
+            raise UserError(
+                f"{work} holds an unfinished run ({iterations_done(work)} iterations): continue it "
+                "with --resume, or replace it with --overwrite"
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    config.save(work)
+    return work
+
+
+def train(
+    config: TrainConfig,
+    on_iteration: Callable[[dict[str, float]], None] | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Run:
+    """Train discrete IQL with RLlib, on the Ray cluster that is there or on a local one.
+
+    Args:
+        config: what to train, and where to write it.
+        on_iteration: called after each iteration with its line of ``progress.csv``.
+        overwrite: replace a run, finished or not, that has this name.
+        resume: go on from the last checkpoint of an unfinished run with the same settings; the
+            result is the same, on a CPU bit for bit, as if it had not been stopped.
+
+    Raises:
+        UserError: the dataset, the settings or the folder do not allow it, or the training
+            diverged; nothing half-written is left behind.
+    """
+    from noetik_rllib.iql.training import train as train_with_ray
+
+    return train_with_ray(config, on_iteration, overwrite=overwrite, resume=resume)

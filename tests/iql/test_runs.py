@@ -1,0 +1,228 @@
+"""A run's directory: whole or not there, resumable, readable without Ray, honest about damage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.errors import UserError
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import Run, TrainConfig, train, unfinished
+
+
+def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    """A run of three iterations of two small steps."""
+    values = {
+        "data": data,
+        "out": out,
+        "iterations": 3,
+        "steps_per_iteration": 2,
+        "batch_size": 32,
+        "embedding_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "reward": {"click": 1.0, "watch_ratio": 0.0, "like": 2.0},
+    }
+    return TrainConfig.parse(values | changes)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Run:
+    """A finished run, for tests that only read it."""
+    return train(config(tiny_dataset, tmp_path_factory.mktemp("runs") / "finished"))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.networks().state_dict()
+
+
+def stop_after(iterations: int) -> Any:
+    """A callback that breaks the training off, like a lost machine."""
+
+    def stop(row: dict[str, float]) -> None:
+        if row["iteration"] == iterations:
+            raise ConnectionResetError
+
+    return stop
+
+
+def test_a_finished_run_has_everything(run: Run, tiny_dataset: Path) -> None:
+    """Fails if a file is missing or wrong that evaluation, reports or TensorBoard read."""
+    assert not unfinished(run.directory).exists()
+    assert Run.open(run.directory) == run
+    assert run.config.reward == RewardWeights(click=1.0, watch_ratio=0.0, like=2.0)
+    assert (run.directory / "checkpoint" / "rllib_checkpoint.json").is_file()
+    assert list(run.directory.glob("events.out.tfevents.*"))
+    rows = run.progress()
+    assert [row["iteration"] for row in rows] == [1, 2, 3]
+    assert [row["gradient_steps"] for row in rows] == [2, 4, 6]
+    needed = {"seconds", "q_loss", "v_loss", "actor_loss", "q_mean", "v_mean", "advantage_mean"}
+    assert needed | {"capped_weight_share", "effective_sample_size"} <= rows[0].keys()
+    assert run.dataset().manifest == OfflineDataset(tiny_dataset).manifest
+
+
+def test_the_policy_is_the_trained_one(run: Run, tiny_dataset: Path) -> None:
+    """Fails if what is evaluated is not what was trained, or lacks the catalogue."""
+    from noetik_rllib.iql.algorithm import DiscreteIQL
+
+    networks = run.networks()
+    assert not networks.training
+    algorithm = DiscreteIQL.from_checkpoint(str(run.directory / "checkpoint"))
+    try:
+        module = algorithm.learner_group._learner.module["default_policy"]
+        states = torch.tensor(OfflineDataset(tiny_dataset).load("test", ("obs",))["obs"][:5])
+        expected = module.forward_inference({"obs": states})["action_dist_inputs"]
+    finally:
+        algorithm.stop()
+    with torch.no_grad():
+        torch.testing.assert_close(networks.actor(networks.features, states), expected)
+    numeric = OfflineDataset(tiny_dataset).catalog.numeric
+    np.testing.assert_array_equal(networks.features.numeric.numpy(), numeric)
+
+
+def test_a_stopped_run_is_resumed_as_if_unbroken(
+    run: Run, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """Fails if a resumed run differs from one that was never stopped, or cannot be recognised."""
+    same = config(tiny_dataset, tmp_path / "run", checkpoint_seconds=0)
+    with pytest.raises(ConnectionResetError):
+        train(same, stop_after(2))
+    assert not same.out.exists()
+    with pytest.raises(UserError, match=r"is unfinished \(2 iterations"):
+        Run.open(same.out)
+    with pytest.raises(UserError, match=r"unfinished run \(2 iterations.*--resume"):
+        train(same)
+    other = same.model_copy(update={"beta": 1.0})
+    with pytest.raises(UserError, match=r"keeps its settings: beta 3.0 -> 1.0"):
+        train(other, resume=True)
+
+    resumed = train(same, resume=True)
+    assert not unfinished(same.out).exists()
+    for name, value in weights(run).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    clocks = {"seconds"}
+    for left, right in zip(run.progress(), resumed.progress(), strict=True):
+        assert {k: v for k, v in left.items() if k not in clocks} == {
+            k: v for k, v in right.items() if k not in clocks
+        }
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_failed_run_leaves_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a training that came to nothing leaves a folder that looks like something."""
+    out = tmp_path / "run"
+    with pytest.raises(ConnectionResetError):  # before the first checkpoint
+        train(config(tiny_dataset, out), stop_after(1))
+    with pytest.raises(UserError, match="training diverged"):
+        train(config(tiny_dataset, out, critic_lr=1e30))
+    with pytest.raises(UserError, match="training rows are fewer"):
+        train(config(tiny_dataset, out, batch_size=100_000))
+    with pytest.raises(UserError, match="is not an offline dataset"):
+        train(config(tmp_path / "gone", out))
+    with pytest.raises(UserError, match="nothing to resume"):
+        train(config(tiny_dataset, out), resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_unasked(run: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a finished run, or someone's folder, is lost to a second training."""
+    before = weights(run)
+    with pytest.raises(UserError, match=r"holds a finished run: .*--overwrite"):
+        train(config(tiny_dataset, run.directory))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is no run"):
+        train(config(tiny_dataset, tmp_path), overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
+
+    out = tmp_path / "run"
+    short = config(tiny_dataset, out, iterations=1)
+    train(short)
+    assert train(short.model_copy(update={"seed": 1}), overwrite=True).config.seed == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "thesis.txt"]
+
+
+def copy_of(run: Run, folder: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(run.directory, folder / "copy"))
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Fails if a mistyped path ends in a traceback."""
+    with pytest.raises(UserError, match="nothing does not exist: train one with"):
+        Run.open(tmp_path / "nothing")
+    with pytest.raises(UserError, match="holds no run"):
+        Run.open(tmp_path)
+
+
+def test_damage_is_named(run: Run, tmp_path: Path) -> None:
+    """Fails if a damaged file is read as far as it goes, or its traceback reaches the user."""
+    folder = copy_of(run, tmp_path)
+    damage(folder / "policy" / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors is damaged"):
+        Run.open(folder).networks()
+    (folder / "progress.csv").write_text("iteration,q_loss\n1,zero\n")
+    with pytest.raises(UserError, match=r"progress\.csv is damaged"):
+        Run.open(folder).progress()
+    policy = folder / "policy" / "config.json"
+    content = json.loads(policy.read_text())
+    policy.write_text(json.dumps(content | {"layout_version": 0}))
+    with pytest.raises(UserError, match="state layout 0; this release uses"):
+        Run.open(folder)
+    damage(policy)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        Run.open(folder)
+    (folder / "config.yaml").write_text("expectile: 2\n")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged: expectile is 2"):
+        Run.open(folder)
+
+
+def test_another_dataset_is_refused(run: Run, bandit_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a policy is judged on a dataset in which its video numbers mean other videos."""
+    with pytest.raises(UserError, match="is not the dataset that"):
+        run.dataset(bandit_dataset)
+    folder = copy_of(run, tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(str(run.config.data), "/gone/data"))
+    moved = Run.open(folder)
+    with pytest.raises(UserError, match="/gone/data, which does not exist any more"):
+        moved.dataset()
+    assert moved.dataset(run.config.data).manifest == run.dataset().manifest
+
+
+def test_reading_a_run_does_not_import_ray() -> None:
+    """Fails if 'noetik explain' waits the seconds that importing Ray takes."""
+    code = "import sys, noetik_rllib.runs; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 0}, "iterations is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_heads": 3}, "embedding_size 16 is not a multiple of num_heads 3"),
+        ({"expectil": 0.7}, "unknown setting 'expectil'. Did you mean 'expectile'?"),
+        ({"reward": {"clik": 1}}, "unknown signal 'clik'"),
+        ({"batch_size": None}, "batch_size is None"),
+    ],
+)
+def test_a_bad_setting_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Fails if a mistake in a sweep's file or on the command line takes two readings to find."""
+    with pytest.raises(UserError) as error:
+        config(tmp_path, tmp_path / "run", **changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
