@@ -1,0 +1,303 @@
+"""A fitted user response model: what a user in a given state would answer to a video.
+
+Saved as a folder of ``weights.safetensors`` and ``model.json``; nothing in it is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch.nn import functional as F
+
+from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS, RewardWeights
+from noetik_rllib.envs.response_network import ResponseConfig, ResponseNetwork
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import atomic_directory, write_json
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.manifest import MANIFEST_NAME
+from noetik_rllib.state import LAYOUT_VERSION, StateLayout
+
+WEIGHTS_NAME = "weights.safetensors"
+MODEL_NAME = "model.json"
+#: Raised when the network or the files change so that an older model can no longer be read.
+FORMAT_VERSION = 1
+#: Rows scored at a time: 8,192 states of 128 with 16 embedded events are some 20 MB.
+CHUNK = 8_192
+#: Numbers of the largest array in ``reward_matrix``: 64 MB of float32.
+MATRIX_NUMBERS = 16_000_000
+
+WATCH_COLUMN = SIGNALS.index("watch_ratio")
+
+
+def dataset_fingerprint(dataset: OfflineDataset) -> str:
+    """SHA-256 of the dataset's manifest, which names its sources by their own checksums."""
+    return hashlib.sha256((dataset.directory / MANIFEST_NAME).read_bytes()).hexdigest()
+
+
+class FitRecord(BaseModel):
+    """What a model was fitted on, for the file and for reports."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: SHA-256 of the dataset's manifest.
+    dataset: str
+    part: str
+    seed: int
+    #: Rows that the weights were fitted on, random exposures among them, and their users.
+    rows: int
+    uniform_rows: int
+    users: int
+    #: Later rows that decided when to stop.
+    validation_rows: int
+    #: Passes over the rows up to the weights that were kept.
+    epochs: int
+    #: Sum over signals of the mean negative log-likelihood of the validation rows, nats.
+    validation_loss: float
+
+
+@dataclass(frozen=True)
+class AnswerDistribution:
+    """Distribution of B answers.
+
+    ``binary`` (B, 8): probability of each signal, in ``BINARY_SIGNALS`` order. ``watch`` (B, W):
+    probability of each of ``watch_values`` (W,), ascending. All float64.
+    """
+
+    binary: np.ndarray
+    watch: np.ndarray
+    watch_values: np.ndarray
+
+    @property
+    def expected(self) -> np.ndarray:
+        """Expected value of each signal, (B, 9) float32 in ``SIGNALS`` order."""
+        signals = np.empty((len(self.binary), len(SIGNALS)), dtype=np.float32)
+        signals[:, BINARY_COLUMNS] = self.binary
+        signals[:, WATCH_COLUMN] = self.watch @ self.watch_values
+        return signals
+
+
+class ResponseModel:
+    """A response network with what is needed to use it: batches, files, checks.
+
+    Args:
+        network: fitted network; put into evaluation mode. Its weights must not change afterwards,
+            since the videos' embeddings are computed once.
+        record: what it was fitted on.
+    """
+
+    def __init__(self, network: ResponseNetwork, record: FitRecord) -> None:
+        self.network = network.eval()
+        self.record = record
+        self.config = network.config
+        self.layout: StateLayout = network.layout
+        self.num_videos = self.config.tower.num_videos
+        self._watch_values = np.array(self.config.watch_values, dtype=np.float64)
+        with torch.no_grad():
+            self._table = self.network.tower(self.network.features)  # (N, D)
+
+    def distribution(
+        self,
+        states: np.ndarray,
+        videos: np.ndarray,
+        user_id: np.ndarray | None = None,
+        *,
+        uniform: bool = True,
+    ) -> AnswerDistribution:
+        """Distribution of the answers to one video each.
+
+        Args:
+            states: (B, state size) float32.
+            videos: index of the video shown, (B,) int64.
+            user_id: whose states they are, (B,) int64; None where that is not known.
+            uniform: False where the logging policy chose the video, which is then likelier to be
+                to the user's taste than the state alone says; True for any other choice.
+
+        Raises:
+            ValueError: a shape does not fit, or a video is not in the catalogue.
+        """
+        if videos.shape != states.shape[:1]:
+            raise ValueError(
+                f"expected one video per state, got {videos.shape} for states {states.shape}"
+            )
+        if videos.size and not (videos.min() >= 0 and videos.max() < self.num_videos):
+            raise ValueError(
+                f"videos must be 0 to {self.num_videos - 1}, got {videos.min()} to {videos.max()}"
+            )
+        users = self._places(user_id, len(states))
+        binary = np.empty((len(videos), len(BINARY_SIGNALS)))
+        watch = np.empty((len(videos), len(self._watch_values)))
+        with torch.no_grad():
+            for first in range(0, len(videos), CHUNK):
+                rows = slice(first, first + CHUNK)
+                chunk = _tensor(states[rows])
+                candidate = self._table[_tensor(videos[rows])]
+                exposure = torch.full((len(chunk),), float(uniform))
+                hidden = self.network.hidden(chunk, self._past(chunk), candidate, exposure)
+                hidden = hidden + self.network.person(users[rows], candidate)
+                logits, bins = self.network.head(hidden)
+                binary[rows] = torch.sigmoid(logits.double()).numpy()
+                watch[rows] = torch.softmax(bins.double(), dim=-1).numpy()
+        return AnswerDistribution(binary, watch, self._watch_values)
+
+    def predict(
+        self,
+        states: np.ndarray,
+        videos: np.ndarray,
+        user_id: np.ndarray | None = None,
+        *,
+        uniform: bool = True,
+    ) -> np.ndarray:
+        """Expected signals (B, 9) float32, in ``SIGNALS`` order; arguments as ``distribution``."""
+        return self.distribution(states, videos, user_id, uniform=uniform).expected
+
+    def reward_matrix(
+        self, states: np.ndarray, weights: RewardWeights, user_id: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Expected reward (B, N) float32 of every video in states (B, state size)."""
+        weight = torch.as_tensor(weights.as_array(), dtype=torch.float32)
+        values = torch.as_tensor(self._watch_values, dtype=torch.float32)
+        network, table = self.network, self._table
+        users = self._places(user_id, len(states))
+        rewards = np.empty((len(states), self.num_videos), dtype=np.float32)
+        step = max(1, MATRIX_NUMBERS // (self.num_videos * self.config.hidden_size))
+        with torch.no_grad():
+            queries = network.queries(table)  # (N, K, D)
+            from_video = network.from_video(table) + network.from_exposure(table)  # (N, hidden)
+            for first in range(0, len(states), step):
+                rows = slice(first, first + step)
+                chunk = _tensor(states[rows])
+                interests, from_state = network.interests(chunk, self._past(chunk))
+                match = torch.einsum("bkd,nkd->bnk", interests, queries)
+                logits, bins = network.head(
+                    from_state[:, None]
+                    + from_video
+                    + network.from_match(match)
+                    + network.person.matrix(users[rows], table)
+                )  # (b, N, 8), (b, N, W)
+                reward = torch.sigmoid(logits) @ weight[list(BINARY_COLUMNS)]
+                reward += weight[WATCH_COLUMN] * (torch.softmax(bins, dim=-1) @ values)
+                rewards[rows] = reward.numpy()
+        return rewards
+
+    def _places(self, user_id: np.ndarray | None, count: int) -> torch.Tensor:
+        """Places (B,) of users among the model's vectors; 0 where unknown."""
+        if user_id is None:
+            return torch.zeros(count, dtype=torch.int64)
+        return self.network.places(_tensor(user_id.astype(np.int64)))
+
+    def _past(self, states: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, H, D) of the videos in the histories of ``states``."""
+        index = self.layout.unpack(states).video_index
+        return F.embedding(index.clamp(min=0), self._table)
+
+    def check_dataset(self, dataset: OfflineDataset) -> None:
+        """Refuse a dataset whose states or videos mean something else to this model.
+
+        Raises:
+            UserError: the model was fitted on another dataset.
+        """
+        if self.record.dataset != dataset_fingerprint(dataset):
+            raise UserError(
+                f"the response model was fitted on another dataset than {dataset.directory}: "
+                "fit it on this one"
+            )
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model as a folder, whole or not at all; an older model there is replaced."""
+        weights = save_tensors({k: v.contiguous() for k, v in self.network.state_dict().items()})
+        with atomic_directory(directory) as part:
+            (part / WEIGHTS_NAME).write_bytes(weights)
+            write_json(
+                part / MODEL_NAME,
+                {
+                    "format_version": FORMAT_VERSION,
+                    "layout_version": LAYOUT_VERSION,
+                    "signals": list(SIGNALS),
+                    "weights_sha256": hashlib.sha256(weights).hexdigest(),
+                    "fitted_on": self.record.model_dump(mode="json"),
+                    "config": self.config.model_dump(mode="json"),
+                },
+            )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ResponseModel:
+        """Read a saved model.
+
+        Raises:
+            UserError: it is missing, damaged, or of another version.
+        """
+        directory = Path(directory)
+        content = _read_description(directory)
+        try:
+            config = ResponseConfig.model_validate(content["config"])
+            record = FitRecord.model_validate(content["fitted_on"])
+            digest = content["weights_sha256"]
+        except (KeyError, ValidationError) as error:
+            raise UserError(
+                f"{directory / MODEL_NAME} is damaged: {str(error).splitlines()[0]}; "
+                "fit the response model again"
+            ) from None
+        network = ResponseNetwork(config)
+        _read_weights(directory / WEIGHTS_NAME, digest, network)
+        return cls(network, record)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """View an array as a tensor; a copy where NumPy may not write it (Arrow's memory)."""
+    return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    """Read and check the parts of ``model.json`` that every version has."""
+    path = directory / MODEL_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{directory} is not a response model: it has no {MODEL_NAME}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: not JSON ({error}); fit the model again") from None
+    expected = {
+        "format_version": FORMAT_VERSION,
+        "layout_version": LAYOUT_VERSION,
+        "signals": list(SIGNALS),
+    }
+    for name, value in expected.items():
+        found = content.get(name) if isinstance(content, dict) else None
+        if found != value:
+            raise UserError(
+                f"{path} has {name} {found}; this release reads {value}: fit the model again"
+            )
+    return cast(dict[str, Any], content)
+
+
+def _read_weights(path: Path, digest: str, network: ResponseNetwork) -> None:
+    """Load the weights that ``model.json`` describes into ``network``."""
+    try:
+        weights = path.read_bytes()
+    except OSError:
+        raise UserError(f"{path} is missing: fit the response model again") from None
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise UserError(
+            f"{path} is damaged: its checksum is not the one in {MODEL_NAME}; "
+            "fit the response model again"
+        )
+    try:
+        tensors = load_tensors(weights)
+        network.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not fit {MODEL_NAME}: {str(error).splitlines()[0]}; "
+            "fit the response model again"
+        ) from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise UserError(f"{path} holds weights that are not numbers: fit the response model again")

@@ -1,0 +1,98 @@
+"""``metrics.json``: the result of an evaluation, as a file and as an object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.envs.response_model import FitRecord
+from noetik_rllib.envs.response_quality import ResponseQuality
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import write_json
+
+METRICS_NAME = "metrics.json"
+FORMAT_VERSION = 1
+#: Metrics of a policy: the reward, then every signal; all are means per recommended video.
+METRICS = ("reward", *SIGNALS)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Strict):
+    """A mean and the ends of its 95 % interval, by bootstrap over users."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Judge(_Strict):
+    """The user model that answered: fitted on the held-out users' earlier rows, never on train."""
+
+    fitted_on: FitRecord
+    #: Its quality on the held-out users' rows of the part ``test``.
+    quality: ResponseQuality
+
+
+class EvaluationResult(_Strict):
+    """Our policy and the baselines, in the same simulated sessions."""
+
+    format_version: int = FORMAT_VERSION
+    #: Name of the run's own policy among ``policies``.
+    policy: str
+    #: Policy -> metric (``METRICS``) -> mean per recommended video.
+    policies: dict[str, dict[str, Interval]]
+    #: Baseline -> metric -> our policy minus the baseline, paired by user.
+    differences: dict[str, dict[str, Interval]]
+    #: Policy -> number of different videos that it showed in all sessions together.
+    distinct_videos: dict[str, int]
+    #: Weights of the metric "reward": the product's, whatever the run was trained on, so that runs
+    #: with different rewards can be compared.
+    reward: RewardWeights
+    #: Mean of each metric over the logged test rows of the held-out users: what the logging policy
+    #: got from the real users. For orientation: its users' states are not the simulated ones.
+    logged: dict[str, float]
+    judge: Judge
+    #: Users, sessions of each, videos per session, and the seed of it all.
+    users: int
+    sessions_per_user: int
+    steps: int
+    seed: int
+
+    def save(self, run_directory: str | Path) -> None:
+        """Write ``metrics.json`` of a run, whole or not at all."""
+        write_json(Path(run_directory) / METRICS_NAME, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, run_directory: str | Path) -> EvaluationResult:
+        """Read ``metrics.json`` of a run.
+
+        Raises:
+            UserError: it is missing, damaged or of another version.
+        """
+        path = Path(run_directory) / METRICS_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{run_directory} has no {METRICS_NAME}: run 'noetik evaluate {run_directory}'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged: not JSON ({error}); evaluate again") from None
+        found = content.get("format_version") if isinstance(content, dict) else None
+        if found != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {found}; this release reads {FORMAT_VERSION}: "
+                "evaluate again"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path} is damaged: {where}: {first['msg']}; evaluate again") from None
