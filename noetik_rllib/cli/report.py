@@ -1,0 +1,43 @@
+"""``noetik report``: one HTML page that shows a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from noetik_rllib.cli.console import progress_bar
+
+
+@click.command(epilog="Example: noetik report runs/demo --user 17 --user 42")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--user",
+    "user_ids",
+    type=int,
+    multiple=True,
+    help="User to explain a recommendation to; repeatable. Default: three held-out users.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the path and the users as JSON.")
+def report(run: Path, user_ids: tuple[int, ...], as_json: bool) -> None:
+    """Write RUN/report.html: training, evaluation and explained recommendations on one page."""
+    from noetik_rllib.interpret.explanation import Explainer, default_users
+    from noetik_rllib.report.page import write_report
+    from noetik_rllib.runs import Run
+
+    opened = Run.open(run)
+    dataset = opened.dataset()
+    users = list(dict.fromkeys(user_ids)) or list(default_users(dataset))
+    explanations = []
+    with progress_bar("report") as update:
+        explainer = Explainer(dataset, opened.networks())
+        for done, user_id in enumerate(users):
+            update("explaining", done / (len(users) + 1))
+            explanations += explainer.explain(user_id)
+        update("writing", len(users) / (len(users) + 1))
+        path = write_report(opened, explanations)
+    if as_json:
+        click.echo(json.dumps({"report": str(path), "users": users}))
+    else:
+        click.echo(path)

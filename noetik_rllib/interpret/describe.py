@@ -1,0 +1,206 @@
+"""From numbers to an explanation: pure functions of a state, a policy's logits, an attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from noetik_rllib.data.signals import BINARY_SIGNALS
+from noetik_rllib.interpret import words
+from noetik_rllib.interpret.attribution import Attribution, Baseline
+from noetik_rllib.interpret.facts import Choice, Event, Explanation, Influence, Source, Video
+from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
+from noetik_rllib.interpret.sentence import write_sentence
+from noetik_rllib.offline.catalog import Catalog
+from noetik_rllib.offline.manifest import Normaliser
+from noetik_rllib.state import AGE, WATCH_RATIO, StateLayout
+
+#: Influences that are named as reasons: what a person keeps in mind from one reading.
+REASONS = 3
+
+
+def choose(logits: np.ndarray, seen: np.ndarray, top_k: int) -> list[Choice]:
+    """Rank the videos of a catalogue for one state.
+
+    Args:
+        logits: the policy's logits, (N,).
+        seen: dense indices that are not candidates, any number of them.
+        top_k: at most so many choices are returned: fewer where there are fewer candidates.
+    """
+    candidates = np.setdiff1d(np.arange(len(logits)), seen)
+    if not len(candidates):
+        return []
+    scores = logits[candidates].astype(np.float64)
+    log_probability = scores - scores.max()
+    log_probability -= np.log(np.exp(log_probability).sum())
+    probability = np.exp(log_probability)
+    # 0 log 0 = 0: an exp that underflows has a finite logarithm here.
+    entropy = max(0.0, float(-(probability * log_probability).sum()))
+    # Ties go to the lower index, so that the same input gives the same text.
+    order = np.argsort(-scores, kind="stable")
+    choices = []
+    for rank, place in enumerate(order[:top_k], start=1):
+        following = order[rank] if rank < len(order) else None
+        choices.append(
+            Choice(
+                rank=rank,
+                index=int(candidates[place]),
+                candidates=len(candidates),
+                probability=float(probability[place]),
+                runner_up=None if following is None else int(candidates[following]),
+                lead=None if following is None else float(scores[place] - scores[following]),
+                entropy=entropy,
+            )
+        )
+    return choices
+
+
+def _events(
+    layout: StateLayout, state: np.ndarray, catalog: Catalog, recommended: Video
+) -> list[Event]:
+    """Facts of the events in a state (state size,), newest first."""
+    parts = layout.unpack(state[None])
+    video_index, feedback = parts.video_index[0], parts.feedback[0]
+    events = []
+    for slot in np.flatnonzero(parts.present[0]):
+        video = Video.of(catalog, int(video_index[slot]))
+        events.append(
+            Event(
+                slot=int(slot),
+                video=video,
+                watch_ratio=float(parts.events[0, slot, WATCH_RATIO]),
+                feedback=[
+                    name
+                    for name, given in zip(BINARY_SIGNALS, feedback[slot], strict=True)
+                    if given > 0.5
+                ],
+                age_seconds=float(np.expm1(np.float64(parts.events[0, slot, AGE]))),
+                shared_tags=[tag for tag in video.tags if tag in recommended.tags],
+                same_author=video.author_id is not None
+                and video.author_id == recommended.author_id,
+            )
+        )
+    return events
+
+
+def _event_text(event: Event) -> str:
+    return words.event(
+        name=f"video {event.video.video_id}",
+        video_tags=event.video.tags,
+        watch_ratio=event.watch_ratio,
+        feedback=event.feedback,
+        age_seconds=event.age_seconds,
+        shared_tags=event.shared_tags,
+        same_author=event.same_author,
+    )
+
+
+def _influences(
+    *,
+    layout: StateLayout,
+    state: np.ndarray,
+    events: Sequence[Event],
+    attribution: Attribution,
+    row: int,
+    baseline: Baseline,
+    counts: Normaliser,
+) -> list[Influence]:
+    """Every influence of row ``row``, strongest first; equally strong ones keep their order."""
+    parts = layout.unpack(state)
+    found: list[tuple[Source, str, float, str, Event | None]] = [
+        (
+            "history",
+            f"event {event.slot}",
+            float(attribution.events[row, event.slot]),
+            _event_text(event),
+            event,
+        )
+        for event in events
+    ]
+    for place, group in enumerate(USER_GROUPS):
+        text = words.user_group(group.name, parts.user, baseline.user, counts)
+        found.append(("profile", group.name, float(attribution.user[row, place]), text, None))
+    for place, group in enumerate(CONTEXT_GROUPS):
+        text = words.context_group(group.name, parts.context, baseline.context)
+        value = float(attribution.context[row, place])
+        found.append(("situation", group.name, value, text, None))
+    total = sum(abs(value) for _, _, value, _, _ in found)
+    influences = [
+        Influence(
+            source=source,
+            name=name,
+            attribution=value,
+            share=abs(value) / total,
+            direction="for" if value > 0 else "against",
+            text=text,
+            event=event,
+        )
+        for source, name, value, text, event in found
+        if value != 0  # a feature exactly as in the baseline, or a policy that ignores it
+    ]
+    return sorted(influences, key=lambda influence: -abs(influence.attribution))
+
+
+def describe(
+    *,
+    user_id: int,
+    choice: Choice,
+    state: np.ndarray,
+    layout: StateLayout,
+    catalog: Catalog,
+    attribution: Attribution,
+    row: int,
+    baseline: Baseline,
+    counts: Normaliser,
+    reasons: int = REASONS,
+) -> Explanation:
+    """Turn numbers into an explanation; the same numbers give the same explanation.
+
+    Args:
+        user_id: KuaiRand's id.
+        choice: what is recommended, and how surely.
+        state: the user's state, (state size,).
+        layout: layout of the state.
+        catalog: the videos.
+        attribution: attributions of several decisions.
+        row: the one that belongs to ``choice``.
+        baseline: what the attributions compare with.
+        counts: normaliser of the users' counts (``manifest.user_numeric``).
+        reasons: influences to name.
+    """
+    video = Video.of(catalog, choice.index)
+    events = _events(layout, state, catalog, video)
+    influences = _influences(
+        layout=layout,
+        state=state,
+        events=events,
+        attribution=attribution,
+        row=row,
+        baseline=baseline,
+        counts=counts,
+    )
+    shares: dict[Source, float] = {"history": 0.0, "profile": 0.0, "situation": 0.0}
+    for influence in influences:
+        shares[influence.source] += influence.share
+    explanation = Explanation(
+        user_id=user_id,
+        rank=choice.rank,
+        video=video,
+        candidates=choice.candidates,
+        probability=choice.probability,
+        runner_up=None if choice.runner_up is None else Video.of(catalog, choice.runner_up),
+        lead=choice.lead,
+        entropy=choice.entropy,
+        effective_videos=float(np.exp(choice.entropy)),
+        margin=float(attribution.margin[row]),
+        baseline_margin=float(attribution.baseline_margin[row]),
+        history_events=len(events),
+        reasons=influences[:reasons],
+        others=influences[reasons:],
+        source_shares=shares,
+        unnamed_share=sum(influence.share for influence in influences[reasons:]),
+        gap=float(attribution.gap[row]),
+        relative_gap=float(attribution.relative_gap[row]),
+    )
+    return explanation.model_copy(update={"sentence": write_sentence(explanation)})

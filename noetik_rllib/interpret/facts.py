@@ -1,0 +1,145 @@
+"""What an explanation consists of: facts and numbers, as JSON-able models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from noetik_rllib.offline.catalog import Catalog
+
+Source = Literal["history", "profile", "situation"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Video(_Frozen):
+    """A video as people know it; ``index`` is its dense index, the policy's action."""
+
+    index: int
+    video_id: int
+    tags: list[int]
+    author_id: int | None
+    duration_seconds: float | None
+
+    @classmethod
+    def of(cls, catalog: Catalog, index: int) -> Video:
+        """Look a video up by its dense index."""
+        author, duration_ms = int(catalog.author_id[index]), int(catalog.duration_ms[index])
+        return cls(
+            index=index,
+            video_id=int(catalog.video_id[index]),
+            tags=catalog.tags_of(index),
+            author_id=author if author >= 0 else None,
+            duration_seconds=duration_ms / 1000 if duration_ms > 0 else None,
+        )
+
+
+class Event(_Frozen):
+    """A past event that the policy saw, and what it shares with the recommended video.
+
+    Attributes:
+        slot: place in the history, 0 is the newest.
+        watch_ratio: watched share, 0 to 1.
+        feedback: names of the binary signals that are 1.
+        age_seconds: since the event.
+    """
+
+    slot: int
+    video: Video
+    watch_ratio: float
+    feedback: list[str]
+    age_seconds: float
+    shared_tags: list[int]
+    same_author: bool
+
+
+class Influence(_Frozen):
+    """One thing that moved the recommendation.
+
+    Attributes:
+        source: an event of the history, the user's profile, or the situation.
+        name: ``event 0`` (the newest) or a name of ``USER_GROUPS`` or ``CONTEXT_GROUPS``.
+        attribution: how much it moves the video's margin, in units of the logit.
+        share: of the sum of all absolute attributions, 0 to 1.
+        direction: whether it raises or lowers the video.
+        text: what it is, as a clause.
+        event: facts of an event, None for the others.
+    """
+
+    source: Source
+    name: str
+    attribution: float
+    share: float
+    direction: Literal["for", "against"]
+    text: str
+    event: Event | None = None
+
+
+class Explanation(_Frozen):
+    """Why a policy recommends a video to a user, with what the explanation leaves out.
+
+    Candidates are the videos that are not in the user's history slots; probabilities and the
+    entropy are those of the policy restricted to them.
+
+    Attributes:
+        user_id: KuaiRand's id.
+        rank: 1 is the policy's first choice.
+        video: what is recommended.
+        candidates: number of videos that could be recommended.
+        probability: of the video under the policy.
+        runner_up: the candidate that comes next, None if there is none.
+        lead: logit of the video minus that of the runner-up; ``exp(lead)`` is the ratio of their
+            probabilities.
+        entropy: of the policy, in nats.
+        effective_videos: ``exp(entropy)``: as many equally likely videos are as undecided.
+        margin: the video's logit minus the mean logit over the catalogue.
+        baseline_margin: the same for the average user in the average situation without history.
+        history_events: events that the policy saw.
+        reasons: the strongest influences, strongest first.
+        others: every other influence, strongest first.
+        source_shares: share of the total absolute attribution by source.
+        unnamed_share: share of it that ``others`` holds.
+        gap: sum of the attributions minus (margin - baseline margin): error of the computation.
+        relative_gap: ``|gap|`` as a share of the total absolute attribution.
+        sentence: the explanation in words.
+    """
+
+    user_id: int
+    rank: int
+    video: Video
+    candidates: int
+    probability: float
+    runner_up: Video | None
+    lead: float | None
+    entropy: float
+    effective_videos: float
+    margin: float
+    baseline_margin: float
+    history_events: int
+    reasons: list[Influence]
+    others: list[Influence]
+    source_shares: dict[Source, float]
+    unnamed_share: float
+    gap: float
+    relative_gap: float
+    sentence: str = ""
+
+    @property
+    def influences(self) -> list[Influence]:
+        """Every influence, strongest first."""
+        return [*self.reasons, *self.others]
+
+
+class Choice(_Frozen):
+    """One of a policy's best candidates, before it is explained; fields as in ``Explanation``."""
+
+    rank: int
+    index: int
+    candidates: int
+    probability: float
+    runner_up: int | None
+    lead: float | None
+    entropy: float

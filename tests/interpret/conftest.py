@@ -1,0 +1,25 @@
+"""A run that is made by hand from an untrained policy: no Ray, no waiting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import Run, TrainConfig, save_policy
+
+
+@pytest.fixture(scope="session")
+def untrained_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the tiny dataset whose weights are random."""
+    directory = tmp_path_factory.mktemp("runs") / "untrained"
+    directory.mkdir()
+    dataset = OfflineDataset(tiny_dataset)
+    torch.manual_seed(0)
+    networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
+    TrainConfig(data=tiny_dataset, out=directory).save(directory)
+    save_policy(directory / "policy", networks, tiny_dataset)
+    return Run.open(directory)

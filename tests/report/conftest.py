@@ -1,0 +1,119 @@
+"""A run as the report finds it: trained by hand, with progress and an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.envs.response_model import FitRecord
+from noetik_rllib.envs.response_quality import ResponseQuality
+from noetik_rllib.evaluation.result import METRICS, EvaluationResult, Interval, Judge
+from noetik_rllib.interpret.explanation import Explainer, default_users
+from noetik_rllib.interpret.facts import Explanation
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
+
+PROGRESS = [
+    {
+        "iteration": float(place),
+        "gradient_steps": 100.0 * place,
+        "seconds": 2.5 * place,
+        "q_loss": 1.0 / place,
+        "v_loss": 0.5 / place,
+        "actor_loss": 4.0 - 0.1 * place,
+        "q_mean": 0.3 * place,
+        "v_mean": 0.29 * place,
+        "advantage_mean": -0.02,
+        "capped_weight_share": 0.01,
+        "effective_sample_size": 180.0,
+    }
+    for place in range(1, 6)
+]
+
+
+def evaluation() -> EvaluationResult:
+    """Numbers that occur nowhere else on the page."""
+    policies = {
+        policy: {
+            metric: Interval(mean=mean + 0.0101 * place, low=mean - 0.0333, high=mean + 0.0977)
+            for place, metric in enumerate(METRICS)
+        }
+        for policy, mean in (("iql", 0.5173), ("behaviour_cloning", 0.4391), ("random", 0.2719))
+    }
+    gain = {"behaviour_cloning": 0.0782, "random": 0.2454}
+    return EvaluationResult(
+        policy="iql",
+        policies=policies,
+        differences={
+            baseline: {
+                metric: Interval(mean=mean, low=mean - 0.1, high=mean + 0.1) for metric in METRICS
+            }
+            for baseline, mean in gain.items()
+        },
+        distinct_videos={"iql": 61, "behaviour_cloning": 72, "random": 79},
+        reward=RewardWeights(),
+        logged=dict.fromkeys(METRICS, 0.3517),
+        judge=Judge(
+            fitted_on=FitRecord(
+                dataset="0" * 64,
+                part="judge",
+                seed=0,
+                rows=4_321,
+                users=87,
+                validation_users=9,
+                epochs=3,
+                validation_loss=1.5,
+            ),
+            quality=ResponseQuality(
+                rows=100,
+                users=9,
+                auc={**dict.fromkeys(SIGNALS), "click": 0.7345},
+                calibration=dict.fromkeys(SIGNALS),
+                logged_mean=dict.fromkeys(SIGNALS, 0.1),
+            ),
+        ),
+        users=97,
+        sessions_per_user=2,
+        steps=10,
+        seed=0,
+    )
+
+
+@pytest.fixture
+def make_run(tiny_dataset: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Make a run with random weights; ``settings`` go into its configuration."""
+
+    def make(name: str = "made", **settings: object) -> Run:
+        directory = tmp_path / name
+        directory.mkdir()
+        dataset = OfflineDataset(tiny_dataset)
+        torch.manual_seed(0)
+        networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
+        values = {"data": tiny_dataset, "out": directory, **settings}
+        TrainConfig.parse(values).save(directory)
+        save_policy(directory / "policy", networks, tiny_dataset)
+        write_progress(directory, PROGRESS)
+        evaluation().save(directory)
+        return Run.open(directory)
+
+    return make
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Run]) -> Run:
+    """A run with everything."""
+    return make_run()
+
+
+@pytest.fixture(scope="session")
+def explanations(tiny_dataset: Path) -> list[Explanation]:
+    """Two recommendations to one user."""
+    dataset = OfflineDataset(tiny_dataset)
+    torch.manual_seed(0)
+    networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog).eval()
+    return Explainer(dataset, networks).explain(default_users(dataset)[0], top_k=2)
