@@ -20,15 +20,19 @@ _FENCE = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of a page: ``bash`` is run, ``bash real`` needs the real rows."""
+    """A command line, or a ``python`` block, of a page; ``bash real`` needs the real rows."""
 
     page: str
     line: str
-    real: bool
+    real: bool = False
+    is_python: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.line.splitlines()[0]}"
 
 
 def commands() -> list[Command]:
-    """Every line of every ``bash`` block, pages in the order in which they build on each other.
+    """Every line of every ``bash`` block and every ``python`` block, in the order of pages.
 
     ``console`` blocks show what cannot be run here (a cloud, a browser).
     """
@@ -39,6 +43,8 @@ def commands() -> list[Command]:
         for language, mark, block in _FENCE.findall((ROOT / name).read_text(encoding="utf-8")):
             if language == "bash":
                 found += [Command(name, line, mark == "real") for line in block.splitlines()]
+            elif language == "python":
+                found.append(Command(name, block, is_python=True))
     return [command for command in found if command.line and not command.line.startswith("#")]
 
 
@@ -52,13 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.parametrize(
-    "command", commands(), ids=lambda command: f"{command.page}: {command.line}"
-)
+@pytest.mark.parametrize("command", commands(), ids=str)
 def test_a_documented_command_works(
     command: Command, folder: Path, request: pytest.FixtureRequest
 ) -> None:
     """Fails if a newcomer who types what a page says would meet an error."""
+    if command.is_python:
+        _run([sys.executable, "-c", command.line], folder)
+        return
     words = shlex.split(command.line, comments=True)
     if words[0] == "make":
         assert any(
@@ -69,11 +76,9 @@ def test_a_documented_command_works(
         source = folder / "KuaiRand-Pure"
         if not source.exists():
             source.symlink_to(request.getfixturevalue("kuairand_pure"))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(words[0])), *words[1:]],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    _run([str(Path(sys.executable).with_name(words[0])), *words[1:]], folder)
+
+
+def _run(words: list[str], folder: Path) -> None:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
