@@ -51,8 +51,9 @@ def _opening(explanation: Explanation) -> str:
         even = explanation.probability * explanation.candidates
         comparisons.append(f"{words.times(even)} an even share")
     if explanation.runner_up is not None and explanation.lead is not None:
-        ratio = words.times(math.exp(min(explanation.lead, _LARGEST_LOG)))
-        comparisons.append(f"{ratio} that of the next, video {explanation.runner_up.video_id}")
+        ratio = math.exp(min(explanation.lead, _LARGEST_LOG))
+        how = "about" if ratio < 1.05 else words.times(ratio)
+        comparisons.append(f"{how} that of the next, video {explanation.runner_up.video_id}")
     return f"{said}: {words.listing(comparisons)}." if comparisons else f"{said}."
 
 
@@ -85,18 +86,23 @@ def _reasons(explanation: Explanation) -> list[str]:
     return said
 
 
+def _unnamed(explanation: Explanation, source: str) -> int:
+    return sum(influence.source == source for influence in explanation.others)
+
+
 def _rest(explanation: Explanation) -> str:
     if not explanation.reasons:
         return "Nothing that the policy sees of this user moves this recommendation."
     if not explanation.others:
         return "That is all of its influence."
-    events = sum(influence.source == "history" for influence in explanation.others)
+    events = _unnamed(explanation, "history")
     counts = []
     if events:
         counts.append(words.plural(events, "further event"))
-    if len(explanation.others) > events:
+    sources = [f"the {one}" for one in ("profile", "situation") if _unnamed(explanation, one)]
+    if sources:
         features = words.plural(len(explanation.others) - events, "feature")
-        counts.append(f"{features} of profile and situation")
+        counts.append(f"{features} of {words.listing(sources)}")
     return (
         f"Not named here: {words.percent(explanation.unnamed_share)} of the influence, spread "
         f"over {words.listing(counts)}."
@@ -110,9 +116,12 @@ def write_sentence(explanation: Explanation) -> str:
     """
     said = [_opening(explanation)]
     if not explanation.history_events:
+        decide = "profile and situation decide"
+        if not explanation.source_shares["situation"]:
+            decide = "the profile alone decides, in a situation taken as average"
         said.append(
             "No watched video of this user is on record, so nothing in a history speaks for or "
-            "against it: profile and situation alone decide."
+            f"against it: {decide}."
         )
     said += [*_reasons(explanation), _rest(explanation)]
     said += [_personal(explanation), certainty(explanation)]

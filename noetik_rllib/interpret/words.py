@@ -159,15 +159,19 @@ def tags(numbers: Sequence[int]) -> str:
     return f"tag{'s' if len(numbers) > 1 else ''} {listing([str(tag) for tag in numbers])}"
 
 
-def watched(ratio: float) -> str:
+def watched(ratio: float, clicked: bool) -> str:
     """What a watch ratio says the user did with a video.
 
-    >>> watched(0.04), watched(0.62), watched(1.0)
-    ('skipped', 'watched 62% of', 'watched all of')
+    A tenth of a long video is more than a skip: where the log counts a click (on most pages, more
+    than 7 s of watching), the share is said.
+
+    >>> watched(0.04, False), watched(0.04, True), watched(0.62, True), watched(1.0, True)
+    ('skipped', 'watched 4.0% of', 'watched 62% of', 'watched all of')
     """
     if ratio >= WHOLE_FROM:
         return "watched all of"
-    return "skipped" if ratio < SKIPPED_BELOW else f"watched {percent(ratio)} of"
+    skipped = ratio < SKIPPED_BELOW and not clicked
+    return "skipped" if skipped else f"watched {percent(ratio)} of"
 
 
 def event(
@@ -186,8 +190,9 @@ def event(
     ...       age_seconds=180, shared_tags=[39], same_author=False)
     'they watched all of video 12 (tag 39) 3 minutes ago and liked it; both carry tag 39'
     """
-    said = f"they {watched(watch_ratio)} {name} ({tags(video_tags)}) {ago(age_seconds)}"
-    if 0.005 <= watch_ratio < SKIPPED_BELOW:
+    did = watched(watch_ratio, "click" in feedback)
+    said = f"they {did} {name} ({tags(video_tags)}) {ago(age_seconds)}"
+    if did == "skipped" and watch_ratio >= 0.005:
         said += f", {percent(watch_ratio)} into it,"
     acts = [act for signal, act in _ACTS.items() if signal in feedback]
     said = f"{said} and {listing(acts)}" if acts else said.rstrip(",")

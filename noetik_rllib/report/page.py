@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.result import METRICS_NAME, EvaluationResult
+from noetik_rllib.evaluation.result import METRICS_NAME, EvaluationResult, Judge
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.interpret.sentence import video_label
@@ -36,11 +36,12 @@ _PACKAGES = ("noetik-rllib", "ray", "torch", "captum", "numpy", "pandas", "pyarr
 
 @dataclass(frozen=True)
 class Card:
-    """An explanation with its plot."""
+    """An explanation with its plot, and whether its user was held out from training."""
 
     explanation: Explanation
     label: str
     plot: Plot | None
+    held_out: bool
 
 
 def _reward(weights: RewardWeights) -> str:
@@ -118,6 +119,25 @@ def _headlines(result: EvaluationResult) -> list[str]:
     return said
 
 
+def _judge(judge: Judge) -> str:
+    """Who answered, and how far to believe it."""
+    said = (
+        f"The users' answers come from a model fitted on {judge.fitted_on.rows:,} earlier rows of "
+        f"{judge.fitted_on.users:,} users that no policy learnt from."
+    )
+    for quality, where in (
+        (judge.quality, "On their later rows, videos that the log's policy chose"),
+        (judge.quality_uniform, "On videos shown to them at random"),
+    ):
+        area = quality.auc.get("click") if quality else None
+        if quality is None or area is None:
+            continue
+        said += f" {where}, it tells clicks from non-clicks with an AUC of {area:.3f}"
+        ratio = quality.calibration.get("click")
+        said += "." if ratio is None else f", predicting {ratio:.2f} times the clicks that came."
+    return said
+
+
 def _configuration(config: TrainConfig) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every setting."""
     rows = []
@@ -138,6 +158,7 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
     result = EvaluationResult.load(run.directory) if evaluated else None
     progress = run.progress()
     metrics = list(next(iter(result.policies.values()))) if result else []
+    held_out = set(dataset.users.user_id[dataset.users.held_out].tolist())
     split = datetime.fromtimestamp(manifest.split_time_ms / 1000, tz=timezone.utc)
     return {
         "name": run.directory.resolve().name,
@@ -147,13 +168,14 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
         "dataset": dataset.directory,
         "manifest": manifest,
         "split": f"{split:%Y-%m-%d %H:%M} UTC",
-        "held_out": int(dataset.users.held_out.sum()),
+        "held_out": len(held_out),
         "reward": _reward(run.config.reward),
         "last": progress[-1] if progress else {},
         "training": training_plots(progress),
         "result": result,
         "metrics": metrics,
         "headlines": _headlines(result) if result else [],
+        "judge": _judge(result.judge) if result else "",
         "evaluation_reward": _reward(result.reward) if result else "",
         "evaluation": [evaluation_plot(result, m) for m in _PLOTTED if m in metrics]
         if result
@@ -163,6 +185,7 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
                 explanation,
                 video_label(explanation.video),
                 history_plot(explanation, f"history-{place}"),
+                explanation.user_id in held_out,
             )
             for place, explanation in enumerate(explanations, start=1)
         ],

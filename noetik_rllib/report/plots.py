@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from noetik_rllib.evaluation.result import EvaluationResult
 from noetik_rllib.interpret import words
@@ -45,6 +45,7 @@ class Curve:
     columns: tuple[tuple[str, str], ...]
     caption: str
     percent: bool = False
+    logarithmic: bool = False
 
 
 _CURVES = (
@@ -53,6 +54,7 @@ _CURVES = (
         "Critic losses",
         (("q_loss", "Q"), ("v_loss", "V")),
         "How far Q is from its one-step target, and V from its expectile of Q.",
+        logarithmic=True,
     ),
     Curve(
         "actor",
@@ -96,16 +98,27 @@ def _compact(value: float, _position: object = None) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
-def _end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Name curves where they end, moved apart where they end close together."""
-    low, high = axes.get_ylim()
-    least = 0.1 * (high - low)
+def _logarithmic(axes: Axes) -> None:
+    """Scale the y axis so that curves of different size are both seen."""
+    axes.set_yscale("log")
+    decades = float(np.diff(np.log10(axes.get_ylim()))[0])
+    marks = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=marks))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Name curves at their right ends, moved apart where they end close together."""
+    scale = axes.yaxis.get_transform().transform
+    low, high = scale(np.array(axes.get_ylim()))
     place = -np.inf
     for value, label, colour in sorted(ends):
-        place = max(value, place + least)
+        height = float((scale(np.array([value]))[0] - low) / (high - low))
+        place = max(height, place + 0.11)
         axes.annotate(
             label,
-            (x, place),
+            (1.0, place),
+            xycoords="axes fraction",
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
@@ -139,13 +152,18 @@ def training_plots(progress: Sequence[dict[str, float]]) -> list[Plot]:
             axes.set_xlabel("gradient steps")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.xaxis.set_major_formatter(_compact)
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.margins(x=0)
+            lowest = min(row[column] for row in progress for column, _ in columns)
+            if curve.logarithmic and lowest > 0:
+                _logarithmic(axes)
+            else:
+                axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter(
                 (lambda value, _: f"{100 * value:g}%") if curve.percent else _compact
             )
             axes.grid(axis="x", visible=False)
             if len(columns) > 1:
-                _end_labels(axes, ends, float(steps[-1]))
+                _end_labels(axes, ends)
             svg = to_svg(
                 figure,
                 f"training-{curve.name}",

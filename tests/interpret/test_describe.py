@@ -114,7 +114,8 @@ def test_the_whole_text() -> None:
         "Next: they have clicked about 62% of the videos they saw (typically 10%) (12%). "
         "Against it: they skipped video 101 (tag 5) 2 hours ago; both are by the same author "
         "(25%). "
-        "Not named here: 12% of the influence, spread over 2 features of profile and situation. "
+        "Not named here: 12% of the influence, spread over 2 features of the "
+        "profile and the situation. "
         "The average user without history would place it above a typical video; what is known of "
         "this user multiplies its odds by 4.5. "
         "The choice is wide open: it is as undecided as among 25 equally likely videos out of 40."
@@ -157,6 +158,8 @@ def test_a_changed_choice_changes_the_words() -> None:
     assert "probability of 97%" in text
     assert "55 times that of the next" in text
     assert "nearly certain" in text
+    tied = CHOICE.model_copy(update={"lead": 0.001})
+    assert "and about that of the next, video 103" in explanation(MIXED, choice=tied).sentence
     alone = CHOICE.model_copy(
         update={"probability": 1.0, "candidates": 1, "runner_up": None, "lead": None, "entropy": 0}
     )

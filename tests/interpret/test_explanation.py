@@ -17,7 +17,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.explanation import Explainer, default_users, explain
 from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
-from noetik_rllib.offline.dataset import OfflineDataset, Users
+from noetik_rllib.offline.dataset import PARTS, OfflineDataset, Users
 from noetik_rllib.runs import Run
 from noetik_rllib.state import VIDEO
 
@@ -60,7 +60,7 @@ def test_events_are_those_of_the_log(explainer: Explainer, user_id: int) -> None
     found = explainer.explain(user_id)[0]
     rows = [
         explainer.dataset.load(part, ("time_ms", "video_id", "watch_ratio"), users=[user_id])
-        for part in ("train", "judge", "test")
+        for part in PARTS
     ]
     time_ms, video_id, ratio = (
         np.concatenate([part[name] for part in rows])
@@ -103,6 +103,7 @@ def test_a_user_with_a_profile_and_no_event_is_explained_from_the_profile(
     )
     found = Explainer(dataset, untrained_run.networks()).explain(5_000)[0]
     assert "No watched video of this user is on record" in found.sentence
+    assert "the profile alone decides, in a situation taken as average" in found.sentence
     assert found.history_events == 0
     assert found.source_shares["history"] == 0
     assert found.source_shares["situation"] == 0, "the average situation differs from itself"

@@ -108,9 +108,7 @@ def test_what_a_user_did_is_told_in_full() -> None:
     """Otherwise a strong reaction, or what two videos share, goes unmentioned."""
     facts = {"name": "video 12", "video_tags": [], "age_seconds": 0.0, "same_author": True}
     assert (
-        words.event(
-            **facts, watch_ratio=0.05, feedback=["click", "follow", "hate"], shared_tags=[3, 4]
-        )
+        words.event(**facts, watch_ratio=0.05, feedback=["follow", "hate"], shared_tags=[3, 4])
         == "they skipped video 12 (no tag) just now, 5.0% into it, and followed its author and "
         "reported disliking it; both carry tags 3 and 4 and both are by the same author"
     )
