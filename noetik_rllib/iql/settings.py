@@ -33,16 +33,17 @@ class IQLSettings(BaseModel):
         default=0.7, gt=0, lt=1, description="Which expectile of Q becomes V; 0.5 is the mean."
     )
     # Official: 3.0 on locomotion, 10.0 on antmaze, 0.5 on the narrow human data of adroit. It is
-    # an inverse temperature in units of the reward, which is why rewards are normalised.
+    # an inverse temperature in units of the reward, which is why rewards are normalised; at unit
+    # variance 3 leaves a batch of the synthetic world an effective sample size of 15 %, 1 of 76 %.
     beta: float = Field(
-        default=3.0, ge=0, description="Inverse temperature of the policy; 0 clones the log."
+        default=1.0, ge=0, description="Inverse temperature of the policy; 0 clones the log."
     )
     # Official constant (actor.py:18).
     max_weight: float = Field(
         default=100.0, gt=0, description="Cap on a row's weight, exp(beta A)."
     )
-    # Official. It looks a hundred videos ahead: some ten sessions.
-    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount per video.")
+    # Official: 0.99. A session has some ten videos: 0.9 looks as far ahead, 0.99 ten sessions.
+    gamma: float = Field(default=0.9, ge=0, le=1, description="Discount per video.")
     # Official (tau in its code and in RLlib's).
     target_polyak: float = Field(
         default=0.005, gt=0, le=1, description="Share of Q that its target takes over at each step."

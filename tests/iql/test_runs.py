@@ -100,8 +100,8 @@ def test_a_stopped_run_is_resumed_as_if_unbroken(
         Run.open(same.out)
     with pytest.raises(UserError, match=r"unfinished run \(2 iterations.*--resume"):
         train(same)
-    other = same.model_copy(update={"beta": 1.0})
-    with pytest.raises(UserError, match=r"keeps its settings: beta 3.0 -> 1.0"):
+    other = same.model_copy(update={"beta": 3.0})
+    with pytest.raises(UserError, match=r"keeps its settings: beta 1.0 -> 3.0"):
         train(other, resume=True)
 
     resumed = train(same, resume=True)
