@@ -54,41 +54,68 @@ def comparison(result: EvaluationResult) -> Table:
     table.add_column("policy", no_wrap=True)
     for _, heading in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("videos shown", justify="right")
+    table.add_column("videos", justify="right", no_wrap=True)
     for name, metrics in result.policies.items():
         table.add_row(
-            _LABELS.get(name, name.replace("_", " ")),
+            label(name),
             *(_interval(metrics[metric]) for metric, _ in _COLUMNS),
             f"{result.distinct_videos[name]:,}",
             style="bold" if name == result.policy else None,
         )
-    table.add_row(
-        "logged (real answers)", *(f"{result.logged[metric]:.3f}" for metric, _ in _COLUMNS), ""
-    )
+    logged = (f"{result.logged[metric]:.3f}        " for metric, _ in _COLUMNS)
+    table.add_row("logged (real answers)", *logged, "", style="dim")
     return table
+
+
+def label(policy: str) -> str:
+    """What a policy is called in text."""
+    return _LABELS.get(policy, policy.replace("_", " "))
 
 
 def remarks(result: EvaluationResult) -> str:
     """What a reader must know to read the table."""
-    quality = result.judge.quality
-    auc, calibration = quality.auc["click"], quality.calibration["click"]
     lines = [
-        f"Means per video over {result.users:,} held-out users, {result.sessions_per_user} "
-        f"simulated sessions of {result.steps} videos each, with 95 % intervals.",
-        "The users are simulated by a model of their earlier rows, whose clicks on "
-        f"{quality.rows:,} later rows "
-        + ("cannot be checked" if auc is None else f"have AUC {auc:.3f}")
-        + ("" if calibration is None else f" and {calibration:.2f} of the real rate")
-        + ".",
+        f"Reward {label(result.policy)} minus {label(name)}: {_signed(difference['reward'])}"
+        for name, difference in result.differences.items()
     ]
-    for name, difference in result.differences.items():
-        reward = difference["reward"]
-        lines.append(
-            f"Reward against {name.replace('_', ' ')}: {reward.mean:+.3f} "
-            f"[{reward.low:+.3f}, {reward.high:+.3f}]"
-        )
+    lines += [
+        f"Means per video, with 95 % intervals over {result.users:,} users held out from training, "
+        f"in {result.sessions_per_user} simulated session(s) of {result.steps} videos each. "
+        "'videos': how many different ones were shown.",
+        _trust(result),
+    ]
     return "\n".join(lines)
 
 
+def _trust(result: EvaluationResult) -> str:
+    """How far the simulated users can be trusted."""
+    judge = result.judge
+    text = f"The users' answers are simulated. On {judge.quality.rows:,} later rows of theirs"
+    auc, calibration = judge.quality.auc["click"], judge.quality.calibration["click"]
+    known = []
+    if auc is not None:
+        known.append(f"AUC {auc:.3f}")
+    if calibration is not None:
+        known.append(f"{calibration:.2f} times the real click rate")
+    text += f": {', '.join(known)}." if known else " there was no click to check them by."
+    if not judge.fitted_on.uniform_rows:
+        text += (
+            " The log has too few random exposures of these users to learn what they think of "
+            "videos that the platform would not show them: such videos are overrated here."
+        )
+    elif judge.quality_uniform and judge.quality_uniform.calibration["click"] is not None:
+        uniform = judge.quality_uniform
+        text += (
+            f" On {uniform.rows:,} later random exposures: {uniform.calibration['click']:.2f} "
+            "times the real click rate."
+        )
+    return text
+
+
 def _interval(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    """A mean and half the width of its interval, which is near enough symmetric."""
+    return f"{interval.mean:.3f} ± {(interval.high - interval.low) / 2:.3f}"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

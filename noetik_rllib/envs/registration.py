@@ -43,6 +43,10 @@ class _AfterImport(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
+        # From here on it is a module like any other.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         module.register_env(RLLIB_NAME, make_kuairand_env)
 
 

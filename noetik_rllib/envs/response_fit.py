@@ -26,9 +26,9 @@ FITTING_PARTS = ("train", "judge")
 WATCH_BINS = 20
 #: Share of the rows, the latest, that decide when to stop.
 VALIDATION_SHARE = 0.15
-BATCH_SIZE = 1_024
-#: Small datasets get smaller batches, so that an epoch has at least this many steps.
-MIN_STEPS_PER_EPOCH = 32
+BATCH_SIZE = 256
+#: Small datasets get smaller batches, down to 64 rows, for this many steps per epoch.
+MIN_STEPS_PER_EPOCH = 128
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.3
 MAX_EPOCHS = 15
@@ -36,7 +36,7 @@ MAX_EPOCHS = 15
 PATIENCE = 2
 #: Prior of the users' vectors, a Gaussian around 0, which is the vector of an unknown user: the
 #: weight of a vector's square against the sum of its user's losses.
-PERSON_PENALTY = 1.0
+PERSON_PENALTY = 30.0
 #: The most rows of the part that are fitted on; whole users are left out above. Fitting a million
 #: rows takes minutes and no longer improves a model of this size.
 MAX_ROWS = 500_000
@@ -117,9 +117,10 @@ def fit_response_model(
         del raw
         train = rows.take(torch.as_tensor(order[:count]))
         validation = rows.take(torch.as_tensor(order[count:]))
-        del rows
         _start_at_base_rates(network, train)
         epochs, loss = _train(network, train, validation, seed, progress)
+        _settle(network, rows)
+        del rows
     progress(1.0)
     record = FitRecord(
         dataset=dataset_fingerprint(dataset),
@@ -206,11 +207,11 @@ def _start_at_base_rates(network: ResponseNetwork, train: Rows) -> None:
         network.output.bias.copy_(torch.cat([torch.logit(rate), torch.log(share)]))
 
 
-def _loss(network: ResponseNetwork, hidden: Tensor, rows: Rows) -> Tensor:
-    """Negative log-likelihood of the rows' answers, given the hidden layer (R, hidden): sum over
-    signals, mean over rows.
+def _loss(output: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+    """Negative log-likelihood of the rows' answers, given the logits of the binary signals (R, 8)
+    and of the watch-ratio bins (R, W): sum over signals, mean over rows.
     """
-    logits, bins = network.head(hidden)
+    logits, bins = output
     binary = F.binary_cross_entropy_with_logits(logits, rows.binary, reduction="none").sum(-1)
     return binary.mean() + F.cross_entropy(bins, rows.watch_bin)
 
@@ -245,7 +246,7 @@ def _train(
     def of_strangers(rows: Rows) -> Callable[[Tensor], Tensor]:
         def loss(index: Tensor) -> Tensor:
             batch = rows.take(index)
-            return _loss(network, _strangers(network, batch)[0], batch)
+            return _loss(network.head(_strangers(network, batch)[0]), batch)
 
         return loss
 
@@ -272,7 +273,7 @@ def _train(
             added = network.person(users, videos[index])
             square = network.person.vector(users).square().sum(-1)
             prior = penalty * (square / count[index]).mean()
-            return _loss(network, hidden[index] + added, rows.take(index)) + prior
+            return _loss(network.head(hidden[index] + added), rows.take(index)) + prior
 
         return loss
 
@@ -285,6 +286,36 @@ def _train(
         Schedule(len(train), seed, lambda share: progress(0.9 + 0.1 * share)),
     )
     return epochs, final
+
+
+def _settle(network: ResponseNetwork, rows: Rows) -> None:
+    """Set the last layer's bias to its optimum over all rows.
+
+    The last steps leave the mean of a signal some percent off (rare ones 20 %). At the optimum,
+    every predicted mean is the observed one.
+    """
+    with torch.no_grad():
+        parts = []
+        for index in torch.arange(len(rows)).split(8_192):
+            batch = rows.take(index)
+            hidden, videos = _strangers(network, batch)
+            parts.append(network.head(hidden + network.person(batch.users, videos)))
+    logits, bins = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    shift = torch.zeros_like(network.output.bias, requires_grad=True)
+    optimizer = torch.optim.LBFGS([shift], max_iter=30, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        to_logits, to_bins = shift.split([logits.shape[1], bins.shape[1]])
+        loss = _loss((logits + to_logits, bins + to_bins), rows)
+        # Half an event of each kind, as at the start: a signal that never occurs stays finite.
+        loss = loss + (F.softplus(logits + to_logits).mean(0) - 0.5 * to_logits).sum() / len(rows)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        network.output.bias.add_(shift)
 
 
 @dataclass(frozen=True)
@@ -307,7 +338,7 @@ def _stage(
 
     The network ends with the best weights. Returns their epoch and validation loss.
     """
-    batch_size = min(BATCH_SIZE, max(16, schedule.rows // MIN_STEPS_PER_EPOCH))
+    batch_size = min(BATCH_SIZE, max(64, schedule.rows // MIN_STEPS_PER_EPOCH))
     shuffle = torch.Generator().manual_seed(schedule.seed)
     best_epoch, best_loss = 0, validate()
     best_weights = copy.deepcopy(network.state_dict())

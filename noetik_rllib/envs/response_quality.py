@@ -46,10 +46,32 @@ def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def assess(
-    model: ResponseModel, dataset: OfflineDataset, part: str, users: np.ndarray | None = None
-) -> ResponseQuality:
-    """Compare a model with the logged answers of a part, of ``users`` only if given."""
-    rows = dataset.load(part, ("user_id", "obs", "actions", *SIGNALS), users=users)
+    model: ResponseModel,
+    dataset: OfflineDataset,
+    part: str,
+    users: np.ndarray | None = None,
+    *,
+    from_ms: int = 0,
+) -> ResponseQuality | None:
+    """Compare a model with logged answers.
+
+    Args:
+        model: fitted on other rows than these.
+        dataset: the dataset it was fitted on.
+        part: part whose answers are predicted.
+        users: only the rows of these users.
+        from_ms: only the rows at or after this time, epoch ms.
+
+    Returns:
+        None where there are no such rows.
+    """
+    columns = ("user_id", "obs", "actions", "time_ms", *SIGNALS)
+    rows = dataset.load(part, columns, users=users)
+    late = rows["time_ms"] >= from_ms
+    if not late.any():
+        return None
+    if not late.all():
+        rows = {name: values[late] for name, values in rows.items()}
     predicted = model.predict(
         rows["obs"], rows["actions"], rows["user_id"], uniform=part == "random"
     )
@@ -58,7 +80,7 @@ def assess(
     logged_mean: dict[str, float] = {}
     for column, name in enumerate(SIGNALS):
         logged = rows[name].astype(np.float64)
-        mean = float(logged.mean()) if len(logged) else 0.0
+        mean = float(logged.mean())
         logged_mean[name] = mean
         calibration[name] = float(predicted[:, column].mean()) / mean if mean else None
         if name in BINARY_SIGNALS:

@@ -9,8 +9,7 @@ import numpy as np
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_fit import fit_response_model
-from noetik_rllib.envs.response_model import ResponseModel
-from noetik_rllib.envs.response_quality import ResponseQuality, assess
+from noetik_rllib.envs.response_quality import assess
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
@@ -36,21 +35,16 @@ _JUDGE_DONE, _CLONING_DONE = 0.1, 0.6
 class Course:
     """What every policy goes through: users, where they start, and how their answers count.
 
-    ``judge`` answers; ``quality`` is its quality on the held-out users' test rows; ``seed``
-    decides the users' luck and the resampling of the intervals.
+    ``judge`` describes the user model that answers; ``seed`` decides the users' luck and the
+    resampling of the intervals.
     """
 
     simulator: Simulator
+    judge: Judge
     starts: SessionStarts
     steps: int
     reward: RewardWeights
-    quality: ResponseQuality
     seed: int
-
-    @property
-    def judge(self) -> ResponseModel:
-        """The user model that answers."""
-        return self.simulator.model
 
 
 def prepare_course(
@@ -63,8 +57,8 @@ def prepare_course(
 ) -> Course:
     """Fit the judge's user model and choose the users, all of them held out from training.
 
-    The model is fitted on the part ``judge``, those users' rows before the split time: no policy
-    has seen them, so none can have learnt to exploit the model's errors.
+    The model is fitted on those users' rows before the split time, the part ``judge`` and their
+    random exposures: no policy has seen them, so none can have learnt to exploit its errors.
 
     Raises:
         UserError: a number is below 1, or no held-out user has an episode in ``test``.
@@ -76,13 +70,19 @@ def prepare_course(
         raise UserError(f"seed is {seed}: expected 0 or more")
     held_out = dataset.users.user_id[dataset.users.held_out]
     starts = load_starts(dataset, "test", held_out)
-    judge = fit_response_model(dataset, "judge", seed=seed, progress=progress)
+    model = fit_response_model(dataset, "judge", seed=seed, progress=progress)
+    quality = assess(model, dataset, "test", held_out)
+    assert quality is not None  # there are start states, hence rows
+    uniform = None
+    if dataset.manifest.parts["random"].rows:
+        split = dataset.manifest.split_time_ms
+        uniform = assess(model, dataset, "random", held_out, from_ms=split)
     return Course(
-        simulator=Simulator.for_dataset(dataset, judge),
+        simulator=Simulator.for_dataset(dataset, model),
+        judge=Judge(fitted_on=model.record, quality=quality, quality_uniform=uniform),
         starts=SessionStarts.draw(starts, users, sessions_per_user, seed),
         steps=dataset.manifest.episode_steps,
         reward=dataset.manifest.reward,
-        quality=assess(judge, dataset, "test", held_out),
         seed=seed,
     )
 
@@ -129,7 +129,7 @@ def compare(
         distinct_videos={name: log.distinct_videos for name, log in logs.items()},
         reward=course.reward,
         logged=_logged(course),
-        judge=Judge(fitted_on=course.judge.record, quality=course.quality),
+        judge=course.judge,
         users=course.starts.num_users,
         sessions_per_user=course.starts.sessions_per_user,
         steps=course.steps,
@@ -223,6 +223,6 @@ def _named(intervals: Intervals) -> dict[str, Interval]:
 
 def _logged(course: Course) -> dict[str, float]:
     """Mean of each metric over the held-out users' logged test rows."""
-    means = course.quality.logged_mean
+    means = course.judge.quality.logged_mean
     reward = course.reward.as_array() @ np.array([means[name] for name in SIGNALS])
     return {"reward": float(reward), **means}

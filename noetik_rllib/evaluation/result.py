@@ -32,11 +32,15 @@ class Interval(_Strict):
 
 
 class Judge(_Strict):
-    """The user model that answered: fitted on the held-out users' earlier rows, never on train."""
+    """The user model that answered: fitted on the held-out users' earlier rows only."""
 
     fitted_on: FitRecord
-    #: Its quality on the held-out users' rows of the part ``test``.
+    #: Its quality on the held-out users' rows of the part ``test``: videos that the log's policy
+    #: chose.
     quality: ResponseQuality
+    #: Its quality on their random exposures from the split time on: videos chosen blindly, which a
+    #: model of the log alone overrates. None where there are none.
+    quality_uniform: ResponseQuality | None
 
 
 class EvaluationResult(_Strict):

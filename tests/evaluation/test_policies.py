@@ -1,0 +1,169 @@
+"""Policies and the cloned baseline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from noetik_rllib.envs.starts import load_starts
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.cloning import CACHE, CloningConfig, behaviour_cloning
+from noetik_rllib.evaluation.policies import ActorPolicy, PopularityPolicy, RandomPolicy
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.offline.dataset import OfflineDataset
+from tests.envs.planted import Planted
+
+EFFORT = CloningConfig(steps=12, batch_size=64, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_dataset: Path) -> OfflineDataset:
+    return OfflineDataset(tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def sizes(dataset: OfflineDataset) -> NetworkConfig:
+    return NetworkConfig.for_dataset(dataset.manifest, embedding_size=16, num_layers=1, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def states(dataset: OfflineDataset) -> np.ndarray:
+    return load_starts(dataset, "test").states[:30]
+
+
+def test_popularity_counts_clicks_in_train(dataset: OfflineDataset, states: np.ndarray) -> None:
+    """The baseline would know the test part, or prefer what was shown to what was clicked."""
+    rows = dataset.load("train", ("actions", "click"))
+    clicks = [rows["click"][rows["actions"] == v].sum() for v in range(dataset.manifest.num_videos)]
+    scores = PopularityPolicy(dataset).score(states)
+    assert scores.shape == (30, dataset.manifest.num_videos)
+    np.testing.assert_array_equal(scores[0], np.array(clicks))
+    assert (scores == scores[0]).all()
+    scores[0] = -1  # the caller may change what it is given
+    assert PopularityPolicy(dataset).score(states)[0, 0] >= 0
+
+
+def test_chance_is_uniform_and_seeded(states: np.ndarray) -> None:
+    """Chance would favour a video: 20,000 first choices among 5, each within 4.5 standard errors of
+    a fifth (error below 1e-4).
+    """
+    first = RandomPolicy(5, seed=1).score(np.zeros((20_000, 128), dtype=np.float32))
+    share = np.bincount(first.argmax(1), minlength=5) / 20_000
+    np.testing.assert_allclose(share, 0.2, atol=4.5 * np.sqrt(0.2 * 0.8 / 20_000))
+    again = RandomPolicy(5, seed=1)
+    np.testing.assert_array_equal(again.score(np.zeros((20_000, 128), dtype=np.float32)), first)
+    assert (RandomPolicy(5, seed=2).score(states) != RandomPolicy(5, seed=1).score(states)).any()
+
+
+def test_actor_scores_are_its_logits(
+    dataset: OfflineDataset,
+    sizes: NetworkConfig,
+    states: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another policy than the trained one would be judged, or another one per batch size."""
+    networks = IQLNetworks(sizes, dataset.catalog).eval()
+    with torch.no_grad():
+        expected = networks.actor(networks.features, torch.tensor(states)).numpy()
+    policy = ActorPolicy.of(networks)
+    np.testing.assert_allclose(policy.score(states), expected, rtol=1e-6)
+    monkeypatch.setattr("noetik_rllib.evaluation.policies.ACTOR_CHUNK", 7)
+    np.testing.assert_allclose(policy.score(states), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_diverged_policy_is_named(
+    dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray
+) -> None:
+    """NaN scores would recommend video 0 to everybody and look like a policy."""
+    networks = IQLNetworks(sizes, dataset.catalog)
+    with torch.no_grad():
+        networks.actor.query.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="'iql' gives scores that are not numbers"):
+        ActorPolicy.of(networks).score(states)
+
+
+def test_cloning_learns_the_log(world: Planted, tmp_path: Path) -> None:
+    """The baseline would be a straw man: the videos that other users than its own were shown must
+    be likelier to it than to the popularity of train, which knows no user. The gain is 0.2 nats;
+    over 4,633 rows its standard error is below 0.02.
+    """
+    train = world.dataset.load("train", ["actions"])["actions"]
+    rows = world.dataset.load("judge", ("obs", "actions"))
+    videos = torch.tensor(rows["actions"])
+    sizes = NetworkConfig.for_dataset(world.dataset.manifest, embedding_size=16, num_layers=1)
+    effort = CloningConfig(steps=150, batch_size=128, learning_rate=3e-3)
+    shares: list[float] = []
+    policy = behaviour_cloning(world.dataset, sizes, effort, tmp_path, shares.append)
+    loss = torch.nn.functional.cross_entropy(torch.tensor(policy.score(rows["obs"])), videos)
+    popularity = torch.tensor(np.log((np.bincount(train, minlength=60) + 1) / (len(train) + 60)))
+    assert loss < -popularity[videos].mean() - 0.1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_clone_is_kept_and_is_the_same(
+    dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
+) -> None:
+    """Every evaluation would train it again, or compare with another baseline each time."""
+    first = behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states)
+    file = tmp_path / CACHE
+    whole = file.read_bytes()
+    np.testing.assert_array_equal(
+        behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states), first
+    )
+    assert file.read_bytes() == whole
+    # It is the file that is used: with other weights under the same key, other scores.
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    weights = {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}
+    save_file(weights, file, metadata=metadata)
+    assert not behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states).any()
+    # Trained again elsewhere, it is the same again.
+    elsewhere = behaviour_cloning(dataset, sizes, EFFORT, tmp_path / "other").score(states)
+    np.testing.assert_array_equal(elsewhere, first)
+
+
+def test_clone_is_never_stale(
+    dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
+) -> None:
+    """A run trained anew, on other data or for longer, would be compared with its old baseline."""
+    run = tmp_path / "run"
+    first = behaviour_cloning(dataset, sizes, EFFORT, run).score(states)
+    for change in ({"steps": 13}, {"batch_size": 65}, {"learning_rate": 2e-3}, {"seed": 1}):
+        effort = EFFORT.model_copy(update=change)
+        assert (behaviour_cloning(dataset, sizes, effort, run).score(states) != first).any(), change
+    wider = sizes.model_copy(update={"embedding_size": 24})
+    assert (behaviour_cloning(dataset, wider, EFFORT, run).score(states) != first).any()
+
+    shutil.copytree(dataset.directory, tmp_path / "dataset")
+    manifest = tmp_path / "dataset" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 9'))
+    before = (run / CACHE).read_bytes()
+    behaviour_cloning(OfflineDataset(tmp_path / "dataset"), wider, EFFORT, run)
+    assert (run / CACHE).read_bytes() != before
+
+
+def test_damaged_clone_is_trained_again(
+    dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
+) -> None:
+    """A process killed long ago would make every evaluation fail."""
+    first = behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states)
+    file = tmp_path / CACHE
+    file.write_bytes(file.read_bytes()[:100])
+    np.testing.assert_array_equal(
+        behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states), first
+    )
+
+
+def test_schedule_of_step_sizes_is_the_runs() -> None:
+    """The clone would be trained with another step size than the run."""
+    effort = CloningConfig(steps=1, batch_size=1, learning_rate=[(0, 1e-3), (100, 1e-4)])
+    rates = [effort.learning_rate_at(rows) for rows in (0, 50, 100, 1_000)]
+    assert rates == pytest.approx([1e-3, 5.5e-4, 1e-4, 1e-4])
+    assert EFFORT.learning_rate_at(10**9) == 1e-3

@@ -1,0 +1,209 @@
+"""Simulated sessions and the comparison made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from noetik_rllib.envs.simulator import Simulator
+from noetik_rllib.envs.starts import load_starts
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.evaluate import Course, compare, prepare_course
+from noetik_rllib.evaluation.policies import Policy, RandomPolicy
+from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
+from tests.envs.planted import Planted
+
+
+@pytest.fixture(scope="module")
+def course(world: Planted) -> Course:
+    return prepare_course(world.dataset, users=50, sessions_per_user=2)
+
+
+class Constant:
+    """The same scores in every state."""
+
+    def __init__(self, scores: np.ndarray, name: str = "constant") -> None:
+        self.name = name
+        self._scores = scores.astype(np.float32)
+
+    def score(self, states: np.ndarray) -> np.ndarray:
+        return np.tile(self._scores, (len(states), 1))
+
+
+class Taste:
+    """Knows the users' true tastes, and follows them (sign 1) or flouts them (sign -1)."""
+
+    def __init__(self, world: Planted, starts: SessionStarts, sign: int, name: str) -> None:
+        self.name = name
+        # States of a session keep the user's features, which tell the users apart here.
+        self._features = starts.states[:, :32]
+        self._taste = sign * world.taste(starts.user_id).astype(np.float32)
+
+    def score(self, states: np.ndarray) -> np.ndarray:
+        same = (states[:, None, :32] == self._features).all(-1)
+        assert same.any(1).all()
+        return self._taste[same.argmax(1)]
+
+
+def play(course: Course, policy: Policy, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    log = run_sessions(policy, course.simulator, course.starts, steps=course.steps, seed=seed)
+    return log.videos, log.signals
+
+
+def test_no_video_twice_and_the_best_first(course: Course) -> None:
+    """A policy would collect one video's reward ten times, or not be greedy."""
+    scores = np.random.default_rng(0).random(60)
+    videos, signals = play(course, Constant(scores))
+    assert videos.shape == (100, 10)
+    assert signals.shape == (100, 10, 9)
+    np.testing.assert_array_equal(videos, np.tile(np.argsort(-scores)[:10], (100, 1)))
+
+
+def test_all_policies_have_the_same_luck(course: Course) -> None:
+    """A lucky draw would be taken for a better policy: two that show the same videos must get the
+    same answers, and another seed others.
+    """
+    one, other = play(course, Constant(np.arange(60))), play(course, Constant(np.arange(60) * 2.0))
+    np.testing.assert_array_equal(one[1], other[1])
+    assert (play(course, Constant(np.arange(60)), seed=1)[1] != one[1]).any()
+
+
+def test_chunks_change_nothing(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result would depend on how much memory is used."""
+    scores = np.random.default_rng(1).random(60)
+    whole = play(course, Constant(scores))
+    monkeypatch.setattr("noetik_rllib.evaluation.sessions.SCORES_AT_A_TIME", 60 * 7)
+    parts = play(course, Constant(scores))
+    np.testing.assert_array_equal(whole[0], parts[0])
+    np.testing.assert_array_equal(whole[1], parts[1])
+
+
+def test_only_held_out_users_start_and_from_the_test_part(course: Course, world: Planted) -> None:
+    """A policy would be judged on users that it was trained on, or in states before the split."""
+    users = world.dataset.users
+    held_out = users.user_id[users.held_out]
+    assert np.isin(course.starts.user_id, held_out).all()
+    assert len(np.unique(course.starts.user_id)) == course.starts.num_users == 50
+    starts = load_starts(world.dataset, "test", held_out)
+    real = {state.tobytes() for state in starts.states}
+    assert {state.tobytes() for state in course.starts.states} <= real
+    # As many sessions of each, and different ones where the user has them.
+    for user in np.unique(course.starts.user_id):
+        mine = course.starts.states[course.starts.user_id == user]
+        available = len(starts.rows_of(int(user)))
+        assert len(mine) == 2
+        assert len(np.unique(mine, axis=0)) == min(2, available)
+
+
+def test_judge_is_fitted_on_the_held_out_users_alone(course: Course, world: Planted) -> None:
+    """A policy could exploit the very model that it, or its environment, was fitted with."""
+    judge = course.simulator.model
+    users = world.dataset.users
+    assert course.judge.fitted_on.part == "judge"
+    assert np.isin(judge.network.user_id.numpy(), users.user_id[users.held_out]).all()
+    assert course.judge.quality.users == 62
+
+
+def test_better_policies_score_better(course: Course, world: Planted) -> None:
+    """The table would mislead: of three policies whose true order is known, following the users'
+    tastes beats chance, and chance beats flouting them, with intervals that exclude 0. The true
+    click rates are 0.6, 0.2 and 0.1.
+    """
+    starts = course.starts
+    policies = [
+        Taste(world, starts, 1, "follows"),
+        RandomPolicy(60, seed=0),
+        Taste(world, starts, -1, "flouts"),
+    ]
+    result = compare(policies, course)
+    truth = []
+    for policy in policies:
+        shown = policy.score(starts.states).argmax(1)
+        truth.append(world.click(starts.user_id, shown, starts.states).mean())
+    assert truth[0] > truth[1] + 0.2 > truth[2] + 0.2
+    clicks = [result.policies[policy.name]["click"].mean for policy in policies]
+    assert clicks[0] > clicks[1] > clicks[2]
+    assert result.policy == "follows"
+    assert set(result.differences) == {"random", "flouts"}
+    assert result.differences["random"]["reward"].low > 0
+    assert result.differences["flouts"]["reward"].low > 0
+    reverse = compare(policies[::-1], course)
+    assert reverse.differences["random"]["reward"].high < 0
+
+
+def test_result_adds_up(course: Course) -> None:
+    """A figure of the table would not be the mean of what happened in the sessions."""
+    policy = Constant(np.random.default_rng(2).random(60))
+    result = compare([policy], course)
+    videos, signals = play(course, policy)
+    metrics = result.policies["constant"]
+    assert metrics["click"].mean == pytest.approx(signals[..., 0].mean())
+    assert metrics["watch_ratio"].mean == pytest.approx(signals[..., 1].mean(), rel=1e-5)
+    assert metrics["reward"].mean == pytest.approx(signals[..., :2].mean(), rel=1e-5)
+    for interval in metrics.values():
+        assert interval.low <= interval.mean <= interval.high
+    assert result.distinct_videos == {"constant": len(np.unique(videos))} == {"constant": 10}
+    assert result.logged["reward"] == pytest.approx(
+        (result.logged["click"] + result.logged["watch_ratio"]) / 2
+    )
+    assert (result.users, result.sessions_per_user, result.steps) == (50, 2, 10)
+
+
+def test_progress_reaches_the_end(course: Course) -> None:
+    """A bar would stand still, run backwards or never fill."""
+    seen: list[tuple[str, float]] = []
+    compare(
+        [Constant(np.arange(60)), RandomPolicy(60)],
+        course,
+        lambda doing, share: seen.append((doing, share)),
+    )
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert [doing for doing, _ in seen][-1] == "sessions of random"
+
+
+def test_a_catalogue_too_small_is_refused(course: Course) -> None:
+    """A session would have to show a video twice without saying so."""
+    with pytest.raises(UserError, match="60 videos: a session of 61 steps"):
+        run_sessions(Constant(np.arange(60)), course.simulator, course.starts, steps=61, seed=0)
+
+
+def test_many_sessions_of_few_starts_take_turns(world: Planted) -> None:
+    """A user with two start states would be started three times in one and never in the other."""
+    starts = load_starts(world.dataset, "test")
+    drawn = SessionStarts.draw(starts, users=10**6, sessions_per_user=5, seed=3)
+    assert drawn.num_users == len(starts.users)
+    for user in starts.users[:20]:
+        available = starts.states[starts.rows_of(int(user))]
+        mine = drawn.states[drawn.user_id == user]
+        _, counts = np.unique(mine, axis=0, return_counts=True)
+        if len(np.unique(available, axis=0)) == len(available):
+            assert counts.max() - counts.min() <= 1
+            assert len(counts) == min(5, len(available))
+
+
+def test_course_refuses_impossible_numbers(world: Planted) -> None:
+    """A mistyped option would end in a traceback or an empty table."""
+    for options, message in (
+        ({"users": 0}, "users is 0"),
+        ({"sessions_per_user": -1}, "sessions is -1"),
+        ({"seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prepare_course(world.dataset, **options)
+
+
+def test_the_simulator_asks_the_model_alone(course: Course) -> None:
+    """Logged answers would favour the policy that repeats the log."""
+    assert isinstance(course.simulator, Simulator)
+    step = course.simulator.step(
+        course.starts.states,
+        course.starts.user_id,
+        np.zeros(100, dtype=np.int64),
+        np.zeros((100, 7)),
+    )
+    assert not step.logged.any()
+    assert dataclasses.asdict(course.starts)["sessions_per_user"] == 2
