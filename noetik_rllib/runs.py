@@ -11,7 +11,6 @@ stays. Ray is imported only by training: reading a run is quick.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from noetik_rllib.io import atomic_directory, atomic_path, write_json
 from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.manifest import MANIFEST_NAME
 from noetik_rllib.state import LAYOUT_VERSION
 
 CONFIG_NAME = "config.yaml"
@@ -112,11 +110,6 @@ class TrainConfig(IQLSettings):
             raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
 
-def dataset_hash(directory: Path) -> str:
-    """SHA-256 of a dataset's manifest, which holds the checksums of its sources in turn."""
-    return hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
-
-
 def unfinished(out: Path) -> Path:
     """Where the run ``out`` lives while it trains."""
     return out.with_name(f"{out.name}.unfinished")
@@ -130,7 +123,7 @@ def save_policy(directory: Path, networks: IQLNetworks, data: Path) -> None:
         save_model(networks, str(part / _WEIGHTS_NAME))
         content = {
             "layout_version": LAYOUT_VERSION,
-            "dataset_sha256": dataset_hash(data),
+            "dataset_sha256": OfflineDataset(data).fingerprint,
             "network": networks.config.model_dump(),
         }
         write_json(part / _POLICY_CONFIG_NAME, content)
@@ -189,7 +182,7 @@ class Run:
                 f"run {self.directory} was trained on {place}, which does not exist any more"
             )
         dataset = OfflineDataset(place)
-        if dataset_hash(place) != self._policy_config().get("dataset_sha256"):
+        if dataset.fingerprint != self._policy_config().get("dataset_sha256"):
             raise UserError(
                 f"{place} is not the dataset that {self.directory} was trained on: it was "
                 "prepared again, or replaced; train again"

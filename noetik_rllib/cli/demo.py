@@ -11,10 +11,10 @@ import click
 from noetik_rllib.cli.console import err, out, progress_bar
 from noetik_rllib.errors import UserError
 
-#: Settings of the demo's run beside the defaults: a small network and larger steps, so that 1,200
+#: Settings of the demo's run beside the defaults: a small network and larger steps, so that 1,500
 #: of them, a minute or two on two cores, are enough for the synthetic world's 500 videos.
 DEMO_SETTINGS = {
-    "iterations": 12,
+    "iterations": 15,
     "steps_per_iteration": 100,
     "embedding_size": 32,
     "num_layers": 1,

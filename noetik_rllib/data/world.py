@@ -31,7 +31,7 @@ from noetik_rllib.errors import UserError, did_you_mean
 #: (or the whole of a shorter video) a long view. A duration of 0 is unknown and counts as long.
 CLICK_LIMIT_MS = 7_000
 LONG_VIEW_LIMIT_MS = 18_000
-#: The real pool (FACTS 4.2): shortest and longest duration, shares of videos with one, two and
+#: The real pool: shortest and longest duration, shares of videos with one, two and
 #: three tags, highest code of a tag (there are holes).
 DURATION_RANGE_MS = (5_000, 1_177_720)
 TAG_COUNT_SHARES = (0.76, 0.23, 0.01)
@@ -53,7 +53,7 @@ class Reaction(NamedTuple):
     gain: float
 
 
-#: Calibrated on the rates of both logs (FACTS 2.2) and given the click (2.3). Hate falls with the
+#: Calibrated on the rates of both logs and given the click. Hate falls with the
 #: utility: it is commoner in the random log. Append only: each draws after those before it.
 REACTIONS: dict[str, Reaction] = {
     "like": Reaction(0.013, 0.0025, 0.5),
@@ -71,8 +71,8 @@ class WorldConfig:
 
     The defaults are one calibration: clicks on 0.40 to 0.48 of the standard rows and on 0.18 to
     0.25 of the random ones (KuaiRand-Pure: 0.46 and 0.18), and a reward that depends on personal
-    taste far more than in the real logs, so that a small log is enough to learn it. A default
-    taken from the real logs is followed by its place in FACTS.md.
+    taste far more than in the real logs, so that a small log is enough to learn it. "Real" below
+    is a figure counted over KuaiRand's published files.
 
     Raises:
         UserError: a number is out of its range.
@@ -98,23 +98,23 @@ class WorldConfig:
     love: float = 2.6
     dislike: float = -1.5
     taste_spread: float = 0.2
-    #: Exponent of the tags' frequencies by rank: the real first is 4 times the tenth (4.2).
+    #: Exponent of the tags' frequencies by rank: the real first is 4 times the tenth.
     tag_exponent: float = 0.6
     #: Utility lost where all of the last ``satiation_window`` events share a tag with the video:
     #: weak beside a taste.
     satiation: float = 0.6
     satiation_window: int = 8
-    #: Skips: median in ms, spread of the logarithm (unclicked plays: 2.2 s, 2.4).
+    #: Skips: median in ms, spread of the logarithm (real, unclicked: 2.2 s).
     skip_median_ms: float = 2_000.0
     skip_sigma: float = 0.6
     #: Engaged watches of a video of median duration at utility 0: median in ms, spread of the
     #: logarithm; growth of the logarithm per unit of log duration (longer videos are watched
-    #: longer, but less of them) and of utility. 0.12 of the standard rows are complete (2.2: 0.14).
+    #: longer, but less of them) and of utility. 0.12 of the standard rows are complete (real: 0.14).
     engaged_median_ms: float = 20_000.0
     engaged_sigma: float = 0.9
     engaged_duration_power: float = 0.5
     engaged_utility_gain: float = 0.4
-    #: Spread of a user's readiness to react: liking is a strong trait of the user (3.4).
+    #: Spread of a user's readiness to react: liking is a strong trait of the user.
     reactivity_sd: float = 0.8
     #: Standard policy: softmax of these weights times log popularity and times taste as the
     #: platform sees it, with an error per user and tag of half a loved tag. Calibrated on the
@@ -125,12 +125,12 @@ class WorldConfig:
     #: Log popularity: its growth per unit of quality, and its spread apart from that.
     popularity_quality: float = 1.0
     popularity_sd: float = 0.4
-    #: Logarithm of the duration in ms, mean and spread (4.2); of a user's rows, spread (3.1).
+    #: Logarithm of the duration in ms, mean and spread (real); of a user's rows, spread (real).
     duration_ln_mean: float = 11.135
     duration_ln_sd: float = 1.034
     activity_sigma: float = 0.96
-    #: Mean standard rows of a session (13.6 requests in 27K: 3.4). Pause after a play: median in
-    #: ms, spread of the logarithm; half of the gaps in a session are then under 40 s (real: 3.4).
+    #: Mean standard rows of a session (real: 13.6 requests in 27K). Pause after a play: median in
+    #: ms, spread of the logarithm; half of the gaps in a session are then under 40 s (as in the real log).
     session_rows: float = 10.0
     pause_median_ms: float = 15_000.0
     pause_sigma: float = 1.3

@@ -1,7 +1,7 @@
 """The files of a synthetic world: a month of its logs and its features, as KuaiRand-Pure has them.
 
-Column order, number formats and the quirks that a reader must cope with follow
-``shared/kuairand/FACTS.md``, sections 1, 3 and 4.
+Column order, number formats and the quirks that a reader must cope with are those of the published
+files; docs/data.md lists what the reader repairs.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ SECOND_FILE_DAY = 14
 #: Events of a session are at most 25 minutes apart, sessions of a user more than 30.
 MAX_GAP_MS = 25 * MINUTE_MS
 SESSION_GAP_MS = 30 * MINUTE_MS
-#: Share of the rows of each hour of the day, in percent (27K standard, FACTS 3.3).
+#: Share of the rows of each hour of the day, in percent (KuaiRand-27K, standard log).
 HOUR_SHARES = (
     *(3.30, 2.01, 1.28, 0.90, 0.81, 1.15, 2.13, 3.09, 3.58, 4.02, 4.48, 4.79),
     *(5.28, 5.32, 4.80, 4.89, 5.15, 5.44, 5.85, 6.17, 6.61, 6.86, 6.78, 5.31),
 )
-#: Rows of each tab, 0 to 14 (Pure standard and random logs, FACTS 3.5).
+#: Rows of each tab, 0 to 14 (KuaiRand-Pure, standard and random logs).
 STANDARD_TABS = (
     *(178_087, 1_058_389, 48_364, 4_014, 93_165, 4_169, 42_785, 504),
     *(3_909, 444, 152, 725, 1_472, 399, 31),
 )
 RANDOM_TABS = (0, 1_178_025, 764, 0, 0, 0, 0, 0, 0, 0, 0, 6_755, 0, 0, 515)
-#: P(``hourmin`` is an hour ahead | minute of the hour), FACTS 1.3: 17 % over the hour.
+#: P(``hourmin`` is an hour ahead | minute of the hour): 17 % over the hour.
 HOUR_AHEAD = np.repeat([0.01, 0.19, 0.38, 0.94, 1.0], [44, 6, 2, 1, 7])
 
-#: Ranges of the users' numbers (FACTS 4.1): the i-th label is for values up to the i-th edge.
+#: Ranges of the users' numbers: the i-th label is for values up to the i-th edge.
 RANGES = {
     "follow_user_num": (
         "0;(0,10];(10,50];(50,100];(100,150];(150,250];(250,500];500+",
@@ -69,7 +69,7 @@ RANGES = {
     ),
 }
 #: Number of values of onehot_feat0 to 17, and the exponent of their frequencies by rank that
-#: gives the real share of the commonest (FACTS 4.1).
+#: gives the real share of the commonest.
 ONEHOTS = (
     *((2, 0.4), (7, 0.5), (50, 1.1), (1_471, 0.6), (15, 1.0), (34, 7.5), (3, 0.4), (118, 0.7)),
     *((454, 0.4), (7, 0.5), (5, 0.7), (5, 1.8), (2, 1.4), (2, 3.8), (2, 2.9), (2, 5.4)),
@@ -259,7 +259,7 @@ def _log_rows(world: SyntheticWorld, shown: Shown) -> list[np.ndarray]:
     # A session stays on one page of the app; random exposures have their own shares.
     tab = rng.choice(15, size=shown.session[-1] + 1, p=_shares(STANDARD_TABS))[shown.session]
     tab = np.where(shown.is_rand, rng.choice(15, size=count, p=_shares(RANDOM_TABS)), tab)
-    # Comments are read before nearly every comment and after some clicks (FACTS 2.2, 2.3).
+    # Comments are read before nearly every comment and after some clicks.
     reads = rng.random(count) < np.where(answer["comment"], 0.986, 0.09 * answer["click"])
     comment_stay = reads * np.exp(rng.normal(np.log(6_210), 0.99, count))
     visits = rng.random(count) < 0.004 * answer["profile_enter"]

@@ -14,7 +14,7 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.config import KuaiRandEnvConfig
 from noetik_rllib.envs.logged import LoggedAnswers
 from noetik_rllib.envs.response_fit import fit_response_model
-from noetik_rllib.envs.response_model import ResponseModel, dataset_fingerprint
+from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.simulator import NUM_UNIFORMS, Simulator, Step
 from noetik_rllib.envs.starts import Starts, load_starts
 from noetik_rllib.errors import UserError
@@ -84,7 +84,7 @@ class KuaiRandEnv(gym.Env[np.ndarray, np.int64]):
     def _make_simulator(self) -> Simulator:
         if self.config.response_model is None:
             directory = self.dataset.directory.resolve()
-            model = _fitted_model(directory, dataset_fingerprint(self.dataset))
+            model = _fitted_model(directory, self.dataset.fingerprint)
         else:
             model = ResponseModel.load(self.config.response_model)
         logged = None

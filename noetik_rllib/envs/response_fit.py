@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
-from noetik_rllib.envs.response_model import FitRecord, ResponseModel, dataset_fingerprint
+from noetik_rllib.envs.response_model import FitRecord, ResponseModel
 from noetik_rllib.envs.response_network import ResponseConfig, ResponseNetwork
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.networks import NetworkConfig
@@ -22,7 +22,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 #: Parts that end before the split time.
 FITTING_PARTS = ("train", "judge")
 #: Bins of the watch ratio. They hold equal shares of the rows, not equal ranges: half of the real
-#: ratios are below 0.1 (FACTS 2.4), and a spike at 1 gets a bin of its own.
+#: ratios are below 0.1, and a spike at 1 gets a bin of its own.
 WATCH_BINS = 20
 #: Share of the rows, the latest, that decide when to stop.
 VALIDATION_SHARE = 0.15
@@ -123,7 +123,7 @@ def fit_response_model(
         del rows
     progress(1.0)
     record = FitRecord(
-        dataset=dataset_fingerprint(dataset),
+        dataset=dataset.fingerprint,
         part=part,
         seed=seed,
         rows=len(train),

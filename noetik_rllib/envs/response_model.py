@@ -24,7 +24,6 @@ from noetik_rllib.envs.response_network import ResponseConfig, ResponseNetwork
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.manifest import MANIFEST_NAME
 from noetik_rllib.state import LAYOUT_VERSION, StateLayout
 
 WEIGHTS_NAME = "weights.safetensors"
@@ -37,11 +36,6 @@ CHUNK = 8_192
 MATRIX_NUMBERS = 16_000_000
 
 WATCH_COLUMN = SIGNALS.index("watch_ratio")
-
-
-def dataset_fingerprint(dataset: OfflineDataset) -> str:
-    """SHA-256 of the dataset's manifest, which names its sources by their own checksums."""
-    return hashlib.sha256((dataset.directory / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 class FitRecord(BaseModel):
@@ -206,7 +200,7 @@ class ResponseModel:
         Raises:
             UserError: the model was fitted on another dataset.
         """
-        if self.record.dataset != dataset_fingerprint(dataset):
+        if self.record.dataset != dataset.fingerprint:
             raise UserError(
                 f"the response model was fitted on another dataset than {dataset.directory}: "
                 "fit it on this one"

@@ -21,7 +21,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import StateLayout, advance
 
 #: Binary signals that share the first uniform with the watch ratio: on KuaiRand a click is a play
-#: of 7 s and a long view one of 18 s, whatever else decides them (FACTS 2.1).
+#: of 7 s and a long view one of 18 s, whatever else decides them.
 THRESHOLD_SIGNALS = ("click", "long_view")
 REACTIONS = tuple(name for name in BINARY_SIGNALS if name not in THRESHOLD_SIGNALS)
 #: Uniform numbers per answer: one for the play time, one for each other signal.

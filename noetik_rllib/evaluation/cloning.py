@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noetik_rllib.envs.response_model import dataset_fingerprint
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.io import atomic_path
 from noetik_rllib.iql.networks import Actor, NetworkConfig, VideoFeatures
@@ -95,7 +94,7 @@ def _key(dataset: OfflineDataset, networks: NetworkConfig, config: CloningConfig
     """SHA-256 of everything that the weights follow from."""
     content = {
         "version": CACHE_VERSION,
-        "dataset": dataset_fingerprint(dataset),
+        "dataset": dataset.fingerprint,
         "networks": networks.model_dump(mode="json"),
         "effort": config.model_dump(mode="json"),
     }

@@ -251,7 +251,7 @@ class MarginAttributor:
         """Attribute with a fixed number of steps, at most ``STATES_AT_ONCE`` states at a time.
 
         captum's own ``internal_batch_size`` splits steps as well as decisions, at 7 times the
-        cost on a CPU (rllib_notes 5.1).
+        cost on a CPU.
         """
         size = max(1, STATES_AT_ONCE // steps)
         chunks = [

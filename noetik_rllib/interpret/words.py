@@ -22,7 +22,7 @@ SKIPPED_BELOW = 0.1
 WHOLE_FROM = 0.995
 
 #: What the user did, for the signals that are acts of their own. Click and long view are left out:
-#: on most pages they follow from the watch time (KuaiRand FACTS 2.1).
+#: on most pages they follow from the watch time.
 _ACTS = {
     "like": "liked it",
     "follow": "followed its author",

@@ -80,19 +80,25 @@ def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
         gpus: GPUs, likewise.
 
     Raises:
-        UserError: this machine has fewer.
+        UserError: this machine has fewer, or the cluster does not answer.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = not cluster_is_running()
-    ray.init(
-        address="local" if local else None,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,  # RLlib warns of its own deprecations
-    )
+    try:
+        ray.init(
+            address="local" if local else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,  # RLlib warns of its own deprecations
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers ({error}); if it asks for a token, as Ray 2.60 does by "
+            "default, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from None
     try:
         for name, needed in (("CPU", cpus), ("GPU", gpus)):
             here = ray.cluster_resources().get(name, 0)
@@ -190,7 +196,7 @@ def _save_policy(algorithm: DiscreteIQL, path: Path, data: Path) -> None:
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     networks.load_state_dict(
         {
-            name: torch.from_numpy(array)
+            name: torch.tensor(array)  # a copy: some come read-only
             for name, array in weights.items()
             if not name.startswith("target_q.")
         }

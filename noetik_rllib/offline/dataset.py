@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
-from noetik_rllib.offline.manifest import Manifest
+from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest
 
 #: Parts of a dataset. ``train``: before the split time, users that policies may learn from.
 #: ``judge``: before the split time, users held out, to fit the simulator that evaluates policies.
@@ -91,6 +92,11 @@ class OfflineDataset:
         for name in (CATALOG_NAME, USERS_NAME):
             if not (self.directory / name).is_file():
                 raise UserError(f"{self.directory} is damaged: {name} is missing; prepare it again")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds the checksums of the dataset's sources in turn."""
+        return hashlib.sha256((self.directory / MANIFEST_NAME).read_bytes()).hexdigest()
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -10,7 +10,7 @@ from noetik_rllib.evaluation.intervals import bootstrap_by_user
 
 def test_intervals_cover_the_truth() -> None:
     """Intervals would promise more, or less, than they hold. Click rates of 80 users that differ as
-    KuaiRand's do (sd 0.185 around 0.47, FACTS 3.1), 20 videos each, 1,000 times. A 95 % percentile
+    KuaiRand's do (sd 0.185 around 0.47), 20 videos each, 1,000 times. A 95 % percentile
     interval of 80 users covers some 94.3 %; the band is 3.5 standard errors (0.7 %) around that,
     so chance fails it once in 2,000 seeds, and this seed is fixed.
     """

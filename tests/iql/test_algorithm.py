@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,10 +108,59 @@ def test_an_iteration_reports_its_means(tiny_config: DiscreteIQLConfig) -> None:
     assert values["actor_gradient_norm"] > 0
 
 
-def test_networks_share_no_gradient(tiny_config: DiscreteIQLConfig) -> None:
-    """Fails if a loss reaches into another network: their sum is differentiated at once."""
-    frozen = tiny_config.training(actor_lr=1e-2, critic_lr=0.0, value_lr=0.0)
-    with built(frozen) as algorithm:
+def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
+    """Fails if a gradient flows where the paper stops it, or a loss reads another network.
+
+    The gradients of one step are computed again here: each network by itself, all else as numbers.
+    """
+    config = tiny_config.offline_data(dataset_num_iters_per_learner=1)
+    config.training(expectile=0.8, beta=2.0, gamma=0.9)
+    with built(config) as algorithm:
+        net = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        net.q.heads[0][-1].bias.data += 0.1  # so that neither critic is always the smaller one
+        net.target_q.heads[1][-1].bias.data += 0.1
+        before = copy.deepcopy(net)
+        (shard,) = algorithm.offline_data.sample(64)
+        named = next(shard.iter_torch_batches(batch_size=64))
+        batch = {name.split("/")[1]: value for name, value in named.items()}
+        algorithm.train()
+
+    obs, actions = batch["obs"], batch["actions"]
+    with torch.no_grad():
+        twins = before.target_q(before.features, obs, actions)
+        assert 0 < (twins[0] < twins[1]).float().mean() < 1
+        target_q = torch.minimum(twins[0], twins[1])
+        v = before.v(before.features, obs)
+        next_v = before.v(before.features, batch["new_obs"])
+        y = batch["rewards"] + 0.9 * (1 - batch["terminateds"]) * next_v
+        weight = torch.exp(2.0 * (target_q - v)).clamp(max=100.0)
+
+    def v_loss() -> torch.Tensor:
+        u = target_q - before.v(before.features, obs)
+        return (torch.abs(0.8 - (u < 0).float()) * u**2).mean()
+
+    def q_loss() -> torch.Tensor:
+        first, second = before.q(before.features, obs, actions)
+        return ((first - y) ** 2).mean() + ((second - y) ** 2).mean()
+
+    def actor_loss() -> torch.Tensor:
+        log_prob = before.actor(before.features, obs).log_softmax(-1)
+        return -(weight * log_prob[torch.arange(64), actions]).mean()
+
+    for name, loss in {"v": v_loss, "q": q_loss, "actor": actor_loss}.items():
+        network = getattr(before, name)
+        loss().backward()
+        for (path, expected), got in zip(
+            network.named_parameters(), getattr(net, name).parameters(), strict=True
+        ):
+            np.testing.assert_allclose(
+                got.grad, expected.grad, rtol=1e-3, atol=1e-6, err_msg=f"{name}.{path}"
+            )
+
+
+def test_each_network_has_its_own_step_size(tiny_config: DiscreteIQLConfig) -> None:
+    """Fails if actor_lr, critic_lr and value_lr go to the wrong networks."""
+    with built(tiny_config.training(actor_lr=1e-2, critic_lr=0.0, value_lr=0.0)) as algorithm:
         before = weights(algorithm)
         algorithm.train()
         after = weights(algorithm)
@@ -205,16 +255,16 @@ def test_a_copy_that_only_acts_has_no_critic(
         learner = algorithm.learner_group._learner
         module = learner.module[DEFAULT_MODULE_ID].unwrapped()
         state = module.get_state(inference_only=True)
-        copy = algorithm.config.get_rl_module_spec(inference_only=True).build()
+        actor = algorithm.config.get_rl_module_spec(inference_only=True).build()
         assert {name.split(".")[0] for name in state} == {"actor", "features"}
-        assert copy.state_dict().keys() == state.keys()
-        copy.set_state(state)
+        assert actor.state_dict().keys() == state.keys()
+        actor.set_state(state)
         expected = module.forward_inference({Columns.OBS: states})[Columns.ACTION_DIST_INPUTS]
-        for forward in (copy.forward_inference, copy.forward_exploration):
+        for forward in (actor.forward_inference, actor.forward_exploration):
             logits = forward({Columns.OBS: states})[Columns.ACTION_DIST_INPUTS]
             assert logits.shape == (8, 80)
             torch.testing.assert_close(logits, expected)
-        action = copy.get_inference_action_dist_cls().from_logits(logits).sample()
+        action = actor.get_inference_action_dist_cls().from_logits(logits).sample()
         assert algorithm.config.action_space.contains(int(action[0]))
         assert algorithm.config.observation_space.contains(states[0].numpy())
         assert module.compute_values({Columns.OBS: states}).shape == (8,)

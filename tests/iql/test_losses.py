@@ -48,6 +48,12 @@ def test_q_loss_is_equation_6(rng: np.random.Generator) -> None:
     assert losses.q_loss(torch.tensor(q), target).item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_smaller_critic_counts(rng: np.random.Generator) -> None:
+    """Fails if the larger one does: its overestimates would feed themselves."""
+    q = rng.normal(size=(2, 64))
+    np.testing.assert_array_equal(losses.min_q(torch.tensor(q)).numpy(), np.minimum(q[0], q[1]))
+
+
 def test_actor_loss_is_equation_7(rng: np.random.Generator) -> None:
     """Fails if the weight is not capped, overflows, or has the wrong sign or temperature."""
     advantage = np.append(rng.normal(size=62), [5.0, 1e4])

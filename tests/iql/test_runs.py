@@ -113,6 +113,8 @@ def test_a_stopped_run_is_resumed_as_if_unbroken(
         assert {k: v for k, v in left.items() if k not in clocks} == {
             k: v for k, v in right.items() if k not in clocks
         }
+    times = [row["seconds"] for row in resumed.progress()]
+    assert times == sorted(times), "the clock starts again"
 
 
 @pytest.mark.usefixtures("ray_session")
