@@ -277,23 +277,18 @@ def test_a_diverged_training_stops(tiny_config: DiscreteIQLConfig) -> None:
             algorithm.train()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_bandit_is_solved(bandit_dataset: Path, sign: float, seed: int) -> None:
-    """Fails if anything between a row's click and the policy has the wrong sign or row.
-
-    Two videos, shown equally often; video 1 is clicked. A weight of +1 must make the policy show
-    it, -1 must make it show the other.
-    """
+def share_of_the_best(bandit: Path, *, sign: float, beta: float, seed: int) -> float:
+    """Train on the bandit with the click's weight ``sign``; return the better video's share."""
     config = (
         DiscreteIQLConfig()
-        .offline_data(input_=[str(bandit_dataset / "train")], dataset_num_iters_per_learner=150)
+        .offline_data(input_=[str(bandit / "train")], dataset_num_iters_per_learner=150)
         .training(
             train_batch_size_per_learner=32,
             actor_lr=1e-2,
             critic_lr=1e-2,
             value_lr=1e-2,
             target_polyak=0.1,
+            beta=beta,
             reward_weights={"click": sign, "watch_ratio": 0.0},
         )
         .rl_module(model_config={"embedding_size": 8, "num_layers": 1, "num_heads": 2})
@@ -304,5 +299,25 @@ def test_a_bandit_is_solved(bandit_dataset: Path, sign: float, seed: int) -> Non
         module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
         state = torch.zeros(1, algorithm.config.observation_space.shape[0])
         logits = module.forward_inference({Columns.OBS: state})[Columns.ACTION_DIST_INPUTS]
-    best = 1 if sign > 0 else 0
-    assert logits.softmax(-1)[0, best].item() >= 0.95
+    return float(logits.softmax(-1)[0, 1 if sign > 0 else 0])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_bandit_is_solved(bandit_dataset: Path, sign: float, seed: int) -> None:
+    """Fails if anything between a row's click and the policy has the wrong sign or row.
+
+    Two videos, shown equally often; video 1 is clicked. A weight of +1 must make the policy show
+    it, -1 must make it show the other.
+    """
+    assert share_of_the_best(bandit_dataset, sign=sign, beta=3.0, seed=seed) >= 0.95
+
+
+def test_beta_is_the_inverse_temperature(bandit_dataset: Path) -> None:
+    """Fails if the policy is not the closed form of equation (7) in units of normalised reward.
+
+    A click is worth 1 / 0.5 = 2 standard deviations, and the log shows both videos equally often,
+    so the policy's log-odds of the clicked one are 2 beta.
+    """
+    share = share_of_the_best(bandit_dataset, sign=1.0, beta=0.5, seed=0)
+    assert np.log(share / (1 - share)) == pytest.approx(2 * 0.5, abs=0.15)
