@@ -21,7 +21,7 @@ DEMO_SETTINGS = {
     "actor_lr": 1e-3,
     "critic_lr": 1e-3,
     "value_lr": 1e-3,
-    # A target that follows in 50 steps rather than 200: there are 1,200, not a million.
+    # A target that follows in 50 steps rather than 200: there are 1,500, not a million.
     "target_polyak": 0.02,
 }
 

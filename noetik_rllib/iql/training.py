@@ -16,7 +16,7 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
-from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+from tensorboardX import SummaryWriter
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
