@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, atomic_path, write_json
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig, NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import LAYOUT_VERSION
@@ -37,7 +37,7 @@ _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
 
 
-class TrainConfig(IQLSettings):
+class TrainConfig(NetworkSizes, IQLSettings):
     """Everything that a run depends on; the options of ``noetik train``."""
 
     data: Path = Field(description="Offline dataset, written by 'noetik data prepare'.")
@@ -57,23 +57,10 @@ class TrainConfig(IQLSettings):
     reward: RewardWeights = Field(
         default=RewardWeights(), description="Weight of each signal in the reward."
     )
-    # NetworkConfig says why.
-    embedding_size: int = Field(default=64, ge=8, description="Width of the networks.")
-    num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
-    num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
     # A checkpoint takes a fraction of a second: at most a minute of work is lost.
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="Least time between checkpoints while training."
     )
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> TrainConfig:
-        if self.embedding_size % self.num_heads:
-            raise ValueError(
-                f"embedding_size {self.embedding_size} is not a multiple of num_heads "
-                f"{self.num_heads}"
-            )
-        return self
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> TrainConfig:

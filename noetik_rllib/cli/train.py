@@ -12,6 +12,7 @@ import click
 from noetik_rllib.cli.console import err, out, progress_bar
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.iql.networks import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.runs import train as train_run
@@ -24,8 +25,10 @@ SHOWN = ("q_loss", "v_loss", "actor_loss", "q_mean", "v_mean", "effective_sample
 
 def _settings(command: Command) -> Command:
     """Give the command an option for every setting of ``TrainConfig``, as it is described there."""
-    # The run's own settings first, then the algorithm's; click shows the last decorator first.
-    names = sorted(TrainConfig.model_fields, key=lambda name: name in IQLSettings.model_fields)
+    # The run's own settings first, then the networks', then the algorithm's.
+    groups = [IQLSettings.model_fields, NetworkSizes.model_fields]
+    names = sorted(TrainConfig.model_fields, key=lambda name: [name in group for group in groups])
+    # Click shows the last decorator first.
     for name in reversed(names):
         if name == "reward":  # written as text, see parse_reward
             continue

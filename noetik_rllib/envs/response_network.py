@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import BINARY_SIGNALS
-from noetik_rllib.iql.networks import NetworkConfig, VideoFeatures, VideoTower
+from noetik_rllib.iql.networks import (
+    ANSWER_SIZE,
+    NetworkConfig,
+    VideoFeatures,
+    VideoTower,
+    answer_features,
+)
 from noetik_rllib.offline.catalog import Catalog
-from noetik_rllib.state import AGE, CONTEXT_SIZE, USER_SIZE, WATCH_RATIO, StateLayout
-
-#: Watch ratio, feedback bits and log age of an event.
-ANSWER_SIZE = 2 + len(BINARY_SIGNALS)
+from noetik_rllib.state import CONTEXT_SIZE, USER_SIZE, StateLayout
 
 
 class ResponseConfig(BaseModel):
@@ -140,16 +143,7 @@ class ResponseNetwork(nn.Module):
             Interests (B, K, D) and the state's part of the hidden layer (B, hidden).
         """
         parts = self.layout.unpack(states)
-        answer = torch.cat(
-            [
-                parts.events[..., WATCH_RATIO, None],
-                parts.feedback,
-                # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
-                0.1 * parts.events[..., AGE, None],
-            ],
-            dim=-1,
-        )  # (B, H, 10)
-        weight = self.weigh(answer) * parts.present[..., None]  # (B, H, pools)
+        weight = self.weigh(answer_features(parts)) * parts.present[..., None]  # (B, H, pools)
         # Two imagined neutral events keep the taste of a user with few events near 0.
         count = parts.present.sum(1) + 2.0
         # (B, pools, H) @ (B, H, D) -> (B, pools, D)

@@ -16,39 +16,50 @@ from torch.nn import functional as F
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.offline.catalog import MAX_TAGS, NUMERIC_NAMES, Catalog
 from noetik_rllib.offline.manifest import Manifest
-from noetik_rllib.state import AGE, CONTEXT_SIZE, USER_SIZE, WATCH_RATIO, StateLayout
+from noetik_rllib.state import (
+    AGE,
+    CONTEXT_SIZE,
+    USER_SIZE,
+    WATCH_RATIO,
+    StateLayout,
+    StateParts,
+)
 
 
-class NetworkConfig(BaseModel):
-    """Sizes of the networks; the first five follow from the dataset, the others are choices."""
+class NetworkSizes(BaseModel):
+    """Sizes of the networks that are a choice; options of ``noetik train``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_videos: int = Field(ge=1)
-    num_tags: int = Field(ge=0)
-    num_video_types: int = Field(ge=0)
-    num_upload_types: int = Field(ge=0)
-    history_length: int = Field(ge=1)
-    #: Width D of every token. 64 is the smallest width at which 4 heads keep 16 channels each.
-    embedding_size: int = Field(default=64, ge=8)
-    #: Transformer blocks per encoder: two let an event be compared with another (block 1) before
-    #: the summary reads the result (block 2).
-    num_layers: int = Field(default=2, ge=1)
-    #: Attention heads per block.
-    num_heads: int = Field(default=4, ge=1)
-    #: Rows of the hashed video-id embedding; collisions are told apart by the video's features.
-    id_buckets: int = Field(default=16_384, ge=1)
-    #: Rows of the hashed author embedding.
-    author_buckets: int = Field(default=4_096, ge=1)
+    # Width D of every token. 64 is the smallest width at which 4 heads keep 16 channels each.
+    embedding_size: int = Field(default=64, ge=8, description="Width of the networks.")
+    # Two let an event be compared with another (block 1) before the summary reads the result
+    # (block 2).
+    num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
+    num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> NetworkConfig:
+    def _heads_divide_width(self) -> NetworkSizes:
         if self.embedding_size % self.num_heads:
             raise ValueError(
                 f"embedding_size {self.embedding_size} is not a multiple of num_heads "
                 f"{self.num_heads}"
             )
         return self
+
+
+class NetworkConfig(NetworkSizes):
+    """All sizes of the networks; the first five follow from the dataset."""
+
+    num_videos: int = Field(ge=1)
+    num_tags: int = Field(ge=0)
+    num_video_types: int = Field(ge=0)
+    num_upload_types: int = Field(ge=0)
+    history_length: int = Field(ge=1)
+    #: Rows of the hashed video-id embedding; collisions are told apart by the video's features.
+    id_buckets: int = Field(default=16_384, ge=1)
+    #: Rows of the hashed author embedding.
+    author_buckets: int = Field(default=4_096, ge=1)
 
     @classmethod
     def for_dataset(cls, manifest: Manifest, **choices: int) -> NetworkConfig:
@@ -166,6 +177,23 @@ class VideoTower(nn.Module):
         )
 
 
+#: Numbers that describe the answer to a past video: watch ratio, binary signals, age.
+ANSWER_SIZE = 2 + len(BINARY_SIGNALS)
+
+
+def answer_features(parts: StateParts[Tensor]) -> Tensor:
+    """Describe the user's answer to each past event, (B, H, 10)."""
+    return torch.cat(
+        [
+            parts.events[..., WATCH_RATIO, None],
+            parts.feedback,
+            # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
+            0.1 * parts.events[..., AGE, None],
+        ],
+        dim=-1,
+    )
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A batch of states as the transformer sees them, before the first block.
@@ -228,8 +256,7 @@ class StateEncoder(nn.Module):
         self.tower = tower
         self.user = nn.Linear(USER_SIZE, size)
         self.context = nn.Linear(CONTEXT_SIZE, size)
-        # Watch ratio, feedback bits and the log age of an event.
-        self.answer = nn.Linear(2 + len(BINARY_SIGNALS), size)
+        self.answer = nn.Linear(ANSWER_SIZE, size)
         # Which slot an event is in: its recency in events, where age is recency in time.
         self.recency = nn.Embedding(config.history_length, size)
         self.blocks = nn.ModuleList(Block(size, config.num_heads) for _ in range(config.num_layers))
@@ -238,18 +265,9 @@ class StateEncoder(nn.Module):
     def embed(self, features: VideoFeatures, states: Tensor) -> Tokens:
         """Turn states (B, state size) into tokens."""
         parts = self.layout.unpack(states)
-        # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
-        answer = torch.cat(
-            [
-                parts.events[..., WATCH_RATIO, None],
-                parts.feedback,
-                0.1 * parts.events[..., AGE, None],
-            ],
-            dim=-1,
-        )  # (B, H, 10)
         events = (
             self.tower(features, parts.video_index.clamp(min=0))
-            + self.answer(answer)
+            + self.answer(answer_features(parts))
             + self.recency.weight
         )
         return Tokens(

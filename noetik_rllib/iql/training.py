@@ -24,7 +24,7 @@ from noetik_rllib.io import atomic_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner import GRADIENT_STEPS, STATISTICS
-from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.networks import IQLNetworks, NetworkSizes
 from noetik_rllib.iql.rl_module import network_config
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -48,13 +48,7 @@ def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
             reward_weights=config.reward,
             train_batch_size_per_learner=config.batch_size,
         )
-        .rl_module(
-            model_config={
-                "embedding_size": config.embedding_size,
-                "num_layers": config.num_layers,
-                "num_heads": config.num_heads,
-            }
-        )
+        .rl_module(model_config={name: getattr(config, name) for name in NetworkSizes.model_fields})
         .learners(num_learners=config.num_learners, num_gpus_per_learner=config.gpus_per_learner)
         .debugging(seed=config.seed)
     )
