@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
-	$(BIN)/noetik demo
+	$(BIN)/noetik demo --overwrite
 
 test: lint ## everything CI checks
 	$(BIN)/pytest

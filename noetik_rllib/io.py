@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,21 +12,46 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from noetik_rllib.errors import UserError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
 
 def _aside(path: Path) -> Path:
     """A name beside ``path`` (same file system, so that renaming is atomic)."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
+def make_directory(path: Path) -> None:
+    """Make a folder and its parents; one that exists is left as it is.
+
+    Raises:
+        UserError: it cannot be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write; rename it to ``path`` on success, remove it otherwise."""
+    """Yield a temporary path to write; rename it to ``path`` on success, remove it otherwise.
+
+    Raises:
+        UserError: nothing can be written there, or the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     part = _aside(path)
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -33,23 +60,52 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it takes the place of ``path`` on success only.
 
-    An existing ``path`` is kept whole until the new folder is complete.
+    Raises:
+        UserError: nothing can be written there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     part = _aside(path)
-    part.mkdir()
+    make_directory(part)
     try:
         yield part
-        if path.exists():
-            old = _aside(path)
-            path.replace(old)
-            part.replace(path)
-            shutil.rmtree(old)
-        else:
-            part.replace(path)
+        replace_directory(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def replace_directory(new: Path, path: Path) -> None:
+    """Give the folder ``new`` the name ``path``, and remove what had it before.
+
+    Two folders are exchanged in one step where the system can (Linux, on local disks), so that a
+    killed process leaves the old one or the new one under the name. Elsewhere there is a moment
+    between two renames; the old folder then lies beside, as ``.NAME.<number>.part``.
+    """
+    if not path.exists():
+        new.replace(path)
+        return
+    if _exchange(new, path):
+        shutil.rmtree(new)
+        return
+    old = _aside(path)
+    path.replace(old)
+    new.replace(path)
+    shutil.rmtree(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths by renameat2(2); False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(
+        _AT_FDCWD,
+        os.fsencode(first),
+        _AT_FDCWD,
+        os.fsencode(second),
+        ctypes.c_uint(_RENAME_EXCHANGE),
+    )
+    return bool(done == 0)
 
 
 def write_json(path: str | Path, content: Any) -> None:

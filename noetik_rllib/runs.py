@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, atomic_path, write_json
+from noetik_rllib.io import atomic_directory, atomic_path, make_directory, write_json
 from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig, NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -35,6 +35,7 @@ CHECKPOINT_NAME = "checkpoint"
 POLICY_NAME = "policy"
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
+_STARTED_ON = "started_on.json"
 
 
 class TrainConfig(NetworkSizes, IQLSettings):
@@ -53,7 +54,8 @@ class TrainConfig(NetworkSizes, IQLSettings):
         default=0, ge=0, description="Learner processes that share each step; 0: this one."
     )
     gpus_per_learner: float = Field(default=0.0, ge=0, description="GPUs of each learner.")
-    seed: int = Field(default=0, ge=0, description="Same seed, same run, on a CPU.")
+    # The upper bound is NumPy's and RLlib's.
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Same seed, same run, on a CPU.")
     reward: RewardWeights = Field(
         default=RewardWeights(), description="Weight of each signal in the reward."
     )
@@ -143,8 +145,10 @@ class Run:
                     f"run {directory} is unfinished ({iterations_done(rest)} iterations are in "
                     f"{rest}): continue it with 'noetik train --resume'"
                 )
-            what = "holds no run" if directory.is_dir() else "does not exist"
-            raise UserError(f"{directory} {what}: train one with 'noetik train --out {directory}'")
+            what = "holds no run" if directory.exists() else "does not exist"
+            raise UserError(
+                f"{directory} {what}: train one with 'noetik train --data DATA --out {directory}'"
+            )
         run = cls(directory, TrainConfig.load(directory))
         version = run._policy_config().get("layout_version")
         if version != LAYOUT_VERSION:
@@ -196,7 +200,13 @@ class Run:
 
     def progress(self) -> list[dict[str, float]]:
         """Return what was measured in each iteration, in order; docs/iql.md explains the names."""
-        return read_progress(self.directory)
+        rows = read_progress(self.directory)
+        if len(rows) != self.config.iterations:
+            raise UserError(
+                f"{self.directory / PROGRESS_NAME} is damaged: {len(rows)} iterations, expected "
+                f"{self.config.iterations}"
+            )
+        return rows
 
     def _policy_config(self) -> dict[str, Any]:
         path = self.directory / POLICY_NAME / _POLICY_CONFIG_NAME
@@ -217,8 +227,10 @@ def read_progress(directory: Path) -> list[dict[str, float]]:
     """
     path = directory / PROGRESS_NAME
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("its last line is cut off")
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
@@ -292,9 +304,27 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
                 "with --resume, or replace it with --overwrite"
             )
         shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
+    make_directory(work)
+    if resume:
+        check_dataset(work, config.data)
+    else:
+        write_json(work / _STARTED_ON, {"dataset_sha256": OfflineDataset(config.data).fingerprint})
     config.save(work)
     return work
+
+
+def check_dataset(work: Path, data: Path) -> None:
+    """Check that ``data`` is still the dataset that the unfinished run was started on.
+
+    Raises:
+        UserError: it was prepared again meanwhile: other users may be held out there.
+    """
+    started_on = json.loads((work / _STARTED_ON).read_text(encoding="utf-8"))
+    if OfflineDataset(data).fingerprint != started_on["dataset_sha256"]:
+        raise UserError(
+            f"{data} is not the dataset that {work} was started on: it was prepared again "
+            "meanwhile; train again with --overwrite"
+        )
 
 
 def train(

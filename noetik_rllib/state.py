@@ -261,13 +261,15 @@ def encode_context(
 def _rotate(sin_cos: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Turn points (B, 2) on the unit circle by ``angle`` (B,)."""
     sin, cos = sin_cos[:, 0], sin_cos[:, 1]
-    return np.stack(
+    turned = np.stack(
         [
             sin * np.cos(angle) + cos * np.sin(angle),
             cos * np.cos(angle) - sin * np.sin(angle),
         ],
         axis=1,
     )
+    # Rounding adds up over a session: back onto the circle, and so into the observation space.
+    return (turned / np.linalg.norm(turned, axis=1, keepdims=True)).clip(-1.0, 1.0)
 
 
 def advance(

@@ -79,6 +79,13 @@ def test_a_documented_command_works(
     _run([str(Path(sys.executable).with_name(words[0])), *words[1:]], folder)
 
 
+def test_the_pages_link_to_what_is_there() -> None:
+    """Fails if a page shows a broken picture or leads nowhere."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).is_file(), target
+
+
 def _run(words: list[str], folder: Path) -> None:
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import atomic_directory
 from noetik_rllib.offline.manifest import Manifest
 from noetik_rllib.offline.writer import PrepareConfig, prepare
 
@@ -24,27 +26,24 @@ def data() -> None:
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")
 @click.option("--preset", default="demo", show_default=True, help="Size of the world: tiny, demo.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same files.")
+@click.option("--out", type=PATH, required=True, help="Folder to write.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     """Write a synthetic world in KuaiRand's CSV layout, with a known truth."""
     from dataclasses import replace
 
-    from noetik_rllib.data.world import PRESETS, SyntheticWorld
+    from noetik_rllib.data.world import SyntheticWorld
+    from noetik_rllib.data.world import preset as world_preset
 
-    if preset not in PRESETS:
-        raise UserError(
-            f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}."
-            f"{did_you_mean(preset, PRESETS)}"
-        )
+    config = world_preset(preset)
     if seed < 0:
         raise UserError(f"seed is {seed}: expected 0 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: choose another --out, or remove it")
-    world = SyntheticWorld(replace(PRESETS[preset], seed=seed))
-    with progress_bar("synthetic world") as update:
-        world.write(out, progress=lambda share: update("writing", share))
+    world = SyntheticWorld(replace(config, seed=seed))
+    with progress_bar("synthetic world") as update, atomic_directory(out) as part:
+        world.write(part, progress=lambda share: update("writing", share))
     if as_json:
         click.echo(json.dumps({"world": str(out), "preset": preset, "seed": seed}))
     else:
@@ -57,11 +56,11 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
 )
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="KuaiRand folder (Pure, 1K or 27K) or a synthetic world.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to write.")
+@click.option("--out", type=PATH, required=True, help="Dataset to write.")
 @click.option(
     "--format",
     "file_format",
@@ -84,7 +83,7 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     show_default=True,
     help="Share of users kept from training, for the evaluation.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides who is held out.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Decides who is held out.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is a dataset.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def prepare_command(
@@ -111,7 +110,7 @@ def prepare_command(
 
 
 @data.command(epilog="Example: noetik data describe data/pure")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def describe(directory: Path, as_json: bool) -> None:
     """Say what a dataset holds."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from noetik_rllib.cli.console import err, out, progress_bar
+from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.errors import UserError
 
 #: Settings of the demo's run beside the defaults: a small network and larger steps, so that 1,500
@@ -35,7 +36,7 @@ DEMO_SETTINGS = {
 @click.option(
     "--data",
     "data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("data/demo"),
     show_default=True,
     help="Dataset to write; its world goes beside it, to DATA-world.",
@@ -43,12 +44,12 @@ DEMO_SETTINGS = {
 @click.option(
     "--out",
     "out_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("runs/demo"),
     show_default=True,
     help="Run to write.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same demo.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same demo.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo wrote.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def demo(
@@ -59,14 +60,13 @@ def demo(
     Five steps, each the same as its own command: data synth, data prepare, train, evaluate,
     explain and report.
     """
-    import shutil
-
     from noetik_rllib.cli.evaluate import comparison, remarks
     from noetik_rllib.cli.explain import panel
     from noetik_rllib.data.world import SyntheticWorld
     from noetik_rllib.data.world import preset as world_preset
     from noetik_rllib.evaluation.evaluate import evaluate
     from noetik_rllib.interpret.explanation import Explainer, default_users
+    from noetik_rllib.io import atomic_directory
     from noetik_rllib.offline.writer import PrepareConfig, prepare
     from noetik_rllib.report.page import write_report
     from noetik_rllib.runs import TrainConfig, train
@@ -81,9 +81,8 @@ def demo(
         raise UserError(f"{world_path} is not a synthetic world: choose another --data")
 
     with progress_bar("1/5 world and dataset") as update:
-        if world_path.exists():
-            shutil.rmtree(world_path)
-        SyntheticWorld(world_config).write(world_path, lambda share: update("world", share / 2))
+        with atomic_directory(world_path) as part:
+            SyntheticWorld(world_config).write(part, lambda share: update("world", share / 2))
         prepare(
             world_path,
             data,

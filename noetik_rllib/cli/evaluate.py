@@ -10,6 +10,7 @@ from rich.table import Table
 
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.types import PATH, SEED
 
 if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.evaluation.result import EvaluationResult, Interval
@@ -20,12 +21,12 @@ _LABELS = {"iql": "IQL (this run)"}
 
 
 @click.command(epilog="Example: noetik evaluate runs/demo --users 500 --json")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--users", type=int, default=1_000, show_default=True, help="The most held-out users."
 )
 @click.option("--sessions", type=int, default=2, show_default=True, help="Sessions of each user.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of metrics.json.")
 def evaluate(run: Path, users: int, sessions: int, seed: int, as_json: bool) -> None:
     """Compare a run's policy with behaviour cloning, popularity and chance.
@@ -80,7 +81,7 @@ def remarks(result: EvaluationResult) -> str:
     ]
     lines += [
         f"Means per video, with 95 % intervals over {result.users:,} users held out from training, "
-        f"in {result.sessions_per_user} simulated session(s) of {result.steps} videos each. "
+        f"in {result.sessions_per_user} simulated sessions of {result.steps} videos each. "
         "'videos': how many different ones were shown.",
         _trust(result),
     ]

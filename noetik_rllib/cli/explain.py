@@ -13,7 +13,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from noetik_rllib.cli.console import err
 from noetik_rllib.cli.console import out as console
+from noetik_rllib.cli.types import PATH, USER_ID
 
 if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.interpret.facts import Explanation, Influence
@@ -26,8 +28,8 @@ _SOURCES = {"history": "what they watched", "profile": "who they are", "situatio
 
 
 @click.command(epilog="Example: noetik explain runs/demo --user 17 --top-k 3")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--user", "user_id", type=int, required=True, help="KuaiRand's user_id.")
+@click.argument("run", type=PATH)
+@click.option("--user", "user_id", type=USER_ID, required=True, help="KuaiRand's user_id.")
 @click.option("--top-k", type=int, default=1, show_default=True, help="Best videos to explain.")
 @click.option("--json", "as_json", is_flag=True, help="Print the explanations as JSON.")
 def explain(run: Path, user_id: int, top_k: int, as_json: bool) -> None:
@@ -36,6 +38,8 @@ def explain(run: Path, user_id: int, top_k: int, as_json: bool) -> None:
     from noetik_rllib.runs import Run
 
     explanations = explain_run(Run.open(run), user_id, top_k)
+    if len(explanations) < top_k:
+        err.print(f"Only {len(explanations)} videos are left that this user has not just seen.")
     if as_json:
         content = [explanation.model_dump(mode="json") for explanation in explanations]
         click.echo(json.dumps(content, indent=2))

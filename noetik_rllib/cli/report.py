@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.types import PATH, USER_ID
 
 
 @click.command(epilog="Example: noetik report runs/demo --user 17 --user 42")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--user",
     "user_ids",
-    type=int,
+    type=USER_ID,
     multiple=True,
     help="User to explain a recommendation to; repeatable. Default: three held-out users.",
 )

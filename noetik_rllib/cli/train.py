@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from noetik_rllib.cli.console import err, out, progress_bar
+from noetik_rllib.cli.types import PATH
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.iql.networks import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
-from noetik_rllib.runs import TrainConfig
+from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
 from noetik_rllib.runs import train as train_run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,7 +34,7 @@ def _settings(command: Command) -> Command:
             continue
         field = TrainConfig.model_fields[name]
         option = f"--{name.replace('_', '-')}"
-        kind: Any = click.Path(path_type=Path)
+        kind: Any = PATH
         flag = option
         if name not in ("data", "out"):
             kind = type(field.default) if field.default is not None else float
@@ -100,7 +100,12 @@ def train(
                 row["iteration"] / config.iterations,
             )
 
-        run = train_run(config, show, overwrite=overwrite, resume=resume)
+        try:
+            run = train_run(config, show, overwrite=overwrite, resume=resume)
+        except KeyboardInterrupt:
+            if done := iterations_done(unfinished(config.out)):
+                err.print(f"{done} iterations are kept: continue with --resume.")
+            raise
     last = run.progress()[-1]
     if as_json:
         click.echo(json.dumps({"run": str(run.directory), **last}))

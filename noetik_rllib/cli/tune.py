@@ -10,6 +10,7 @@ from rich.table import Table
 
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.types import PATH
 from noetik_rllib.errors import UserError
 
 if TYPE_CHECKING:  # importing it imports torch
@@ -17,12 +18,12 @@ if TYPE_CHECKING:  # importing it imports torch
 
 
 @click.command(epilog="Example: noetik tune tune_configs/reward_weights.yaml --data data/demo")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset, instead of the file's.")
+@click.argument("file", type=PATH)
+@click.option("--data", type=PATH, help="Dataset, instead of the file's.")
 @click.option(
     "--out",
     "out_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder to write; by default runs/NAME, with the file's name.",
 )
 @click.option("--num-samples", type=int, help="Trials, instead of the file's number.")

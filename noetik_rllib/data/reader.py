@@ -100,7 +100,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
     """
     is_log = tuple(columns) == LOG_COLUMNS
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:  # some tools put a BOM first
             header = stream.readline().rstrip("\r\n").split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None

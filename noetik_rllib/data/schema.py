@@ -39,8 +39,10 @@ SIGNAL_COLUMNS: dict[str, str] = {
 
 #: Lowest and highest value of the columns that are checked row by row.
 LOG_RANGES: dict[str, tuple[int, int]] = {
-    "user_id": (0, 2**62),
-    "video_id": (0, 2**62),
+    # Features files are read as float64, in which ids are exact to 2^53; 2^39 lets a user and a
+    # video share one int64 key. KuaiRand's ids end below 2^25.
+    "user_id": (0, 2**39),
+    "video_id": (0, 2**39),
     # 2015 to 2100 in milliseconds: seconds or microseconds by mistake fall outside.
     "time_ms": (1_420_070_400_000, 4_102_444_800_000),
     "duration_ms": (0, 2**40),

@@ -13,10 +13,10 @@ from noetik_rllib.interpret.attribution import Baseline, MarginAttributor
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.networks import IQLNetworks
-from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.dataset import PARTS, OfflineDataset
 from noetik_rllib.state import EVENT_SIZE
 
-if TYPE_CHECKING:  # importing it imports Ray
+if TYPE_CHECKING:
     from noetik_rllib.runs import Run
 
 
@@ -71,9 +71,8 @@ class Explainer:
         return layout.pack(self.dataset.users.features[row], none, self.baseline.context[None])[0]
 
     def _has_events(self, user_id: int) -> bool:
-        parts = ("train", "judge", "test")
         return any(
-            len(self.dataset.load(part, ("user_id",), users=[user_id])["user_id"]) for part in parts
+            len(self.dataset.load(part, ("user_id",), users=[user_id])["user_id"]) for part in PARTS
         )
 
     def explain_state(self, user_id: int, state: np.ndarray, top_k: int = 1) -> list[Explanation]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.offline.dataset import PARTS, OfflineDataset, column_to_numpy
+from noetik_rllib.offline.dataset import OfflineDataset, column_to_numpy
 from noetik_rllib.offline.manifest import SignalMoments
 
 if TYPE_CHECKING:
@@ -214,10 +214,10 @@ def input_parts(input_: str | list[str]) -> tuple[OfflineDataset, list[Path]]:
     files: list[Path] = []
     for path in paths:
         part = path.parent if path.suffix == ".parquet" else path
-        if part.name not in PARTS:
+        if part.name != "train":
             raise UserError(
-                f"offline_data input '{path}' is no part of an offline dataset: expected "
-                f"DATASET/train (parts: {', '.join(PARTS)})"
+                f"offline_data input '{path}' is not DATASET/train: the other parts of a dataset "
+                "hold its held-out users and its test days"
             )
         roots.add(part.parent)
         files += [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))

@@ -49,7 +49,7 @@ class IQLSettings(BaseModel):
         default=0.005, gt=0, le=1, description="Share of Q that its target takes over at each step."
     )
     # Official 3e-4 for all three. Its cosine decay of the actor's is left out: it is tied to a
-    # total number of steps, which a run that can be prolonged does not have; a schedule can do it.
+    # total number of steps, which a resumed run may raise; a schedule can do it.
     actor_lr: LearningRate = Field(default=3e-4, description="Adam's step size for the policy.")
     critic_lr: LearningRate = Field(default=3e-4, description="Adam's step size for Q.")
     value_lr: LearningRate = Field(default=3e-4, description="Adam's step size for V.")

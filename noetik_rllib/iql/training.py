@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._common.utils import get_ray_address_file
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
@@ -20,7 +21,7 @@ from tensorboardX import SummaryWriter
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory
+from noetik_rllib.io import atomic_directory, replace_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner import GRADIENT_STEPS, STATISTICS
@@ -60,7 +61,7 @@ def cluster_is_running() -> bool:
     That is one named by RAY_ADDRESS, or started with ``ray start`` or ``ray up`` on this machine,
     as under ``ray submit``.
     """
-    started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    started = Path(get_ray_address_file(None))
     return os.environ.get("RAY_ADDRESS", "local") != "local" or started.is_file()
 
 
@@ -120,7 +121,7 @@ def train(
         gpus = config.gpus_per_learner * max(1, config.num_learners)
         with connected_ray(cpus=cpus, gpus=gpus):
             _train(config, work, on_iteration or (lambda row: None))
-        _finish(work, config.out)
+        replace_directory(work, config.out)
     except RayTaskError as error:
         # A mistake that only a learner process could see, e.g. no dataset on its node.
         if isinstance(error.cause, UserError):
@@ -158,7 +159,7 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
                     _save_checkpoint(algorithm, checkpoint, rows)
                     saved = now
                 on_iteration(rows[-1])
-        _save_policy(algorithm, work / POLICY_NAME, config.data)
+        _save_policy(algorithm, work, config)
     finally:
         algorithm.stop()
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
@@ -184,7 +185,7 @@ def _save_checkpoint(algorithm: DiscreteIQL, path: Path, rows: list[dict[str, fl
         runs.write_progress(part, rows)
 
 
-def _save_policy(algorithm: DiscreteIQL, path: Path, data: Path) -> None:
+def _save_policy(algorithm: DiscreteIQL, work: Path, config: TrainConfig) -> None:
     """Write the networks, without the target, in a form that needs no unpickling."""
     networks = IQLNetworks(network_config(algorithm.config.model_config))
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
@@ -195,13 +196,5 @@ def _save_policy(algorithm: DiscreteIQL, path: Path, data: Path) -> None:
             if not name.startswith("target_q.")
         }
     )
-    runs.save_policy(path, networks, data)
-
-
-def _finish(work: Path, out: Path) -> None:
-    """Give the complete run its name; one that it replaces is kept whole until then."""
-    old = out.with_name(f".{out.name}.replaced")
-    if out.exists():
-        out.replace(old)
-    work.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
+    runs.check_dataset(work, config.data)
+    runs.save_policy(work / POLICY_NAME, networks, config.data)

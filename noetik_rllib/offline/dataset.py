@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,12 +102,25 @@ class OfflineDataset:
     @cached_property
     def catalog(self) -> Catalog:
         """The video catalogue."""
-        return Catalog.load(self.directory)
+        with self._whole(CATALOG_NAME):
+            return Catalog.load(self.directory)
 
     @cached_property
     def users(self) -> Users:
         """The users and their features."""
-        return Users.load(self.directory)
+        with self._whole(USERS_NAME):
+            return Users.load(self.directory)
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[None]:
+        """Turn a failure to read a file of the dataset into one clear line."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.directory / name} is damaged: {reason}; prepare the dataset again"
+            ) from None
 
     def files(self, part: str) -> list[Path]:
         """Parquet files of a part, in order."""
@@ -138,23 +152,20 @@ class OfflineDataset:
         """
         names = list(columns)
         filters = None if users is None else [("user_id", "in", [int(user) for user in users])]
-        try:
-            tables = [pq.read_table(f, columns=names, filters=filters) for f in self.files(part)]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(
-                f"{self.directory / part} is damaged: {str(error).splitlines()[0]}"
-            ) from None
+        files = self.files(part)
+        with self._whole(part):
+            tables = [pq.read_table(file, columns=names, filters=filters) for file in files]
         table = pa.concat_tables(tables)
         return {name: column_to_numpy(table[name]) for name in names}
 
     def latest_state(self, user_id: int) -> np.ndarray:
-        """Return the state (state size,) after the user's last event in any standard part.
+        """Return the state (state size,) after the user's last event in any part.
 
         Raises:
             UserError: the dataset has no event of this user.
         """
         newest: tuple[int, np.ndarray] | None = None
-        for part in ("train", "judge", "test"):
+        for part in PARTS:
             rows = self.load(part, ("time_ms", "new_obs"), users=[user_id])
             if len(rows["time_ms"]):
                 last = int(np.flatnonzero(rows["time_ms"] == rows["time_ms"].max())[-1])

@@ -16,7 +16,7 @@ from noetik_rllib.data.reader import KuaiRand, Progress, read_kuairand
 from noetik_rllib.data.schema import RANDOM_POOL_SIZE
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory
+from noetik_rllib.io import atomic_directory, make_directory
 from noetik_rllib.offline.dataset import COLUMNS, PARTS, Users
 from noetik_rllib.offline.episodes import Episodes, cut_episodes
 from noetik_rllib.offline.features import (
@@ -62,6 +62,7 @@ class PrepareConfig:
     format: Format = "parquet"
 
     def __post_init__(self) -> None:
+        StateLayout(self.history_length)  # refuses a length that cannot be
         if not 0 < self.held_out_users < 1:
             raise UserError(
                 f"held-out users is {self.held_out_users}: expected a share between 0 and 1"
@@ -99,6 +100,7 @@ def prepare(
         if not (is_dataset and overwrite) and (not out.is_dir() or any(out.iterdir())):
             hint = "use --overwrite to replace it" if is_dataset else "choose another --out"
             raise UserError(f"{out} exists already: {hint}")
+    make_directory(out.parent)  # before the long reading, not after it
     kuairand = read_kuairand(source, progress)
     with atomic_directory(out) as folder:
         return _write(kuairand, folder, config, progress)

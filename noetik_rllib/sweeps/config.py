@@ -112,6 +112,12 @@ class SweepConfig(_Strict):
                         f"{group}: unknown parameter '{name}'; expected one of "
                         f"{', '.join(sorted(free))}.{did_you_mean(name, free)}"
                     )
+        for name in ("num_learners", "gpus_per_learner"):
+            if self.train.get(name) or name in self.search:
+                raise ValueError(
+                    f"{name} is not for sweeps: a trial trains in one process, on the CPUs of "
+                    "cpus_per_trial"
+                )
         twice = set(self.train) & set(self.search)
         if self.reward and "reward" in (*self.train, *self.search):
             twice.add("reward")

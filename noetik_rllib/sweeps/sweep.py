@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,12 @@ def run_sweep(
         )
         for number, drawn in enumerate(samples)
     ]
-    outcomes = _run_with_tune(config, folder, trials, on_trial or (lambda done: None))
+    try:
+        outcomes = _run_with_tune(config, folder, trials, on_trial or (lambda done: None))
+    except BaseException:
+        # A sweep cannot be continued yet: what a stopped one leaves would only be in the way.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     values = np.array(
         [
             [-found[name] if name in MINIMISED else found[name] for name in config.objectives]
@@ -145,6 +151,7 @@ def _run_with_tune(
     config: SweepConfig, folder: Path, trials: list[TrainConfig], on_trial: Callable[[int], None]
 ) -> list[dict[str, float]]:
     """Run the trials under Ray Tune and return each one's outcomes, in order."""
+    import torch
     from ray import tune
 
     from noetik_rllib.iql.training import connected_ray
@@ -152,6 +159,8 @@ def _run_with_tune(
 
     def trainable(parameters: dict[str, Any]) -> None:
         number = parameters["trial"]
+        # A trial has its CPUs to itself: more threads would only wait for other trials'.
+        torch.set_num_threads(config.cpus_per_trial)
         tune.report(judge_trial(trials[number], config.evaluation_users) | {"number": number})
 
     # Ray's own reporter prints to stdout, which is for the result, even with verbose=0.
@@ -178,14 +187,10 @@ def _run_with_tune(
 
 def judge_trial(config: TrainConfig, users: int) -> dict[str, float]:
     """Train one trial and return its outcomes: mean of the reward and of every signal."""
-    import torch
-
     from noetik_rllib.evaluation.evaluate import compare, prepare_course
     from noetik_rllib.evaluation.policies import ActorPolicy
     from noetik_rllib.runs import train
 
-    # Trials share the machine: more threads than CPUs would only wait for each other.
-    torch.set_num_threads(1)
     run = train(config)
     course = prepare_course(run.dataset(), users=users, seed=config.seed)
     result = compare([ActorPolicy.of(run.networks())], course)

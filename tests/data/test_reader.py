@@ -160,6 +160,13 @@ def test_missing_folders_and_files_are_named(world: Path, tmp_path: Path) -> Non
         read_kuairand(world)
 
 
+def test_a_byte_order_mark_is_read_over(world: Path, tiny_world: Path) -> None:
+    """Fails if a file that an office program has saved is refused over an invisible character."""
+    for path in (world / "data").glob("*.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    np.testing.assert_array_equal(read_kuairand(world).log.time_ms, read_kuairand(tiny_world).log.time_ms)
+
+
 def test_bytes_that_are_no_text_are_refused(world: Path) -> None:
     """Fails if a file in another encoding is read as garbage."""
     path = world / "data" / LOG
@@ -191,6 +198,10 @@ def test_damaged_datasets_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-100])
     with pytest.raises(UserError, match="test is damaged"):
         OfflineDataset(copy).load("test", ["obs"])
+    for name, read in (("catalog.parquet", "catalog"), ("users.parquet", "users")):
+        (copy / name).write_bytes((copy / name).read_bytes()[:50])
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            getattr(OfflineDataset(copy), read)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "layout_version": 99}))
     with pytest.raises(UserError, match="layout version 99"):

@@ -15,6 +15,7 @@ import torch
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.writer import PrepareConfig, prepare
 from noetik_rllib.runs import Run, TrainConfig, train, unfinished
 
 
@@ -86,6 +87,19 @@ def test_the_policy_is_the_trained_one(run: Run, tiny_dataset: Path) -> None:
         torch.testing.assert_close(networks.actor(networks.features, states), expected)
     numeric = OfflineDataset(tiny_dataset).catalog.numeric
     np.testing.assert_array_equal(networks.features.numeric.numpy(), numeric)
+
+
+def test_a_run_is_not_resumed_on_another_dataset(tiny_world: Path, tmp_path: Path) -> None:
+    """Fails if a resumed run trains on users that the new dataset holds out to judge it on."""
+    data = tmp_path / "data"
+    prepare(tiny_world, data)
+    settings = config(data, tmp_path / "run", checkpoint_seconds=0)
+    with pytest.raises(ConnectionResetError):
+        train(settings, stop_after(2))
+    prepare(tiny_world, data, PrepareConfig(seed=5), overwrite=True)
+    with pytest.raises(UserError, match="prepared again meanwhile"):
+        train(settings, resume=True)
+    assert not settings.out.exists()
 
 
 def test_a_stopped_run_is_resumed_as_if_unbroken(

@@ -102,7 +102,12 @@ def make_run(tiny_dataset: Path, tmp_path: Path) -> Callable[..., Run]:
         dataset = OfflineDataset(tiny_dataset)
         torch.manual_seed(0)
         networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
-        values = {"data": tiny_dataset, "out": directory, **settings}
+        values = {
+            "data": tiny_dataset,
+            "out": directory,
+            "iterations": len(PROGRESS),
+            **settings,
+        }
         TrainConfig.parse(values).save(directory)
         save_policy(directory / "policy", networks, tiny_dataset)
         write_progress(directory, PROGRESS)

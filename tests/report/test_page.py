@@ -130,7 +130,7 @@ def test_the_run_is_described(make_run: Callable[..., Run]) -> None:
     assert "1 watch ratio - 2 hate" in page.text
     command = (
         f"noetik train --beta 1.25 --no-normalise-reward --data {run.config.data} "
-        f"--out {run.config.out} --reward watch_ratio=1,hate=-2"
+        f"--out {run.config.out} --iterations 5 --reward watch_ratio=1,hate=-2"
     )
     assert command in page.text
     assert "500 gradient steps" in page.text
@@ -199,14 +199,23 @@ def test_the_same_run_gives_the_same_page(run: Run, explanations: list[Explanati
     assert page_of(run, explanations)[0] == page_of(run, explanations)[0]
 
 
-def test_a_short_or_diverged_training_is_still_shown(run: Run) -> None:
+def test_a_short_or_diverged_training_is_still_shown(make_run: Callable[..., Run]) -> None:
     """Otherwise the run that most needs a look has no page."""
+    run = make_run(iterations=1)
     write_progress(run.directory, [{**PROGRESS[0], "q_loss": math.inf, "v_loss": math.nan}])
     _, page = page_of(run, [])
     assert "Q goes from inf to inf and V goes from nan to nan" in page.text
-    (run.directory / PROGRESS_NAME).write_text("iteration,gradient_steps\n")
-    _, page = page_of(run, [])
-    assert "No iteration was recorded" in page.text
+
+
+@pytest.mark.parametrize("damage", ["", "garbage", "iteration,gradient_steps\n"])
+def test_a_damaged_progress_is_not_shown_as_a_figure(run: Run, damage: str) -> None:
+    """Otherwise a file cut short passes for a training that recorded nothing, or other figures."""
+    path = run.directory / PROGRESS_NAME
+    whole = path.read_text(encoding="utf-8")
+    for text in (damage, whole[:-20]):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"progress\.csv is damaged"):
+            page_of(run, [])
 
 
 def test_the_command_writes_the_page(run: Run) -> None:

@@ -37,6 +37,7 @@ BAD = {
         "beta is both fixed and searched",
     ),
     "nothing searched": ({"reward": None}, "nothing is searched"),
+    "learners": ({"train": {"num_learners": 2}}, "num_learners is not for sweeps"),
     "a path as a name": ({"name": "../up"}, "name"),
 }
 

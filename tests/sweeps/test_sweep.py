@@ -58,10 +58,11 @@ def test_every_trial_is_a_run_with_its_own_reward(tiny_dataset: Path, tmp_path: 
 @pytest.mark.usefixtures("ray_session")
 def test_a_failing_trial_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
     """Fails if a sweep whose trials cannot train ends with an empty result or a traceback."""
-    never = {"reward": None, "search": {"num_learners": {"choice": [0]}}}
+    never = {"reward": None, "search": {"beta": {"choice": [1.0]}}}
     constant = {**never, "train": {"reward": {"follow": 1e-9, "click": 0, "watch_ratio": 0}}}
     with pytest.raises(UserError, match="same on every training row"):
         run_sweep(config(tiny_dataset, **constant), tmp_path / "sweep")
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_settings_stop_a_sweep_before_it_starts(tiny_dataset: Path, tmp_path: Path) -> None:
