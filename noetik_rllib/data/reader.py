@@ -16,14 +16,14 @@ import pyarrow.csv as pacsv
 from noetik_rllib.data.schema import (
     LOG_COLUMNS,
     LOG_RANGES,
+    MAX_TAGS,
     SIGNAL_COLUMNS,
     USER_COLUMNS,
     VIDEO_COLUMNS,
+    SourceFile,
 )
 from noetik_rllib.data.signals import SIGNALS, watch_ratio
 from noetik_rllib.errors import UserError, did_you_mean
-from noetik_rllib.offline.catalog import MAX_TAGS
-from noetik_rllib.offline.manifest import SourceFile
 
 #: Columns of the features files that hold text; all others are numbers.
 _TEXT_COLUMNS = ("user_active_degree", "video_type", "upload_type", "tag")

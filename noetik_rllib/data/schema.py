@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, ConfigDict
+
+
+class SourceFile(BaseModel):
+    """One CSV file that was read: its name below ``data/``, its data rows and its SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: int
+    sha256: str
+
+
+#: The most tags a video carries in any KuaiRand variant (27K: 5, on 7 of its 32 million videos).
+MAX_TAGS = 5
+
 #: Columns of every ``log_*.csv``, all integers (KuaiRand README).
 LOG_COLUMNS: tuple[str, ...] = (
     "user_id",

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.offline.dataset import OfflineDataset, column_to_numpy
+from noetik_rllib.offline.columns import column_to_numpy
+from noetik_rllib.offline.dataset import OfflineDataset
 
 
 @dataclass(frozen=True)

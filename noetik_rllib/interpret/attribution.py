@@ -43,7 +43,8 @@ from torch import Tensor
 
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS, Group
 from noetik_rllib.iql.networks import IQLNetworks, StateEncoder, Tokens
-from noetik_rllib.offline.dataset import OfflineDataset, column_to_numpy
+from noetik_rllib.offline.columns import column_to_numpy
+from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Steps of the Gauss-Legendre rule, tried in turn: a decision whose relative gap is above
 #: ``MAX_RELATIVE_GAP`` is integrated again with the next one.

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.offline.dataset import OfflineDataset, column_to_numpy
+from noetik_rllib.offline.columns import column_to_numpy
+from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.manifest import SignalMoments
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noetik_rllib.data.schema import MAX_TAGS
 from noetik_rllib.data.signals import BINARY_SIGNALS
-from noetik_rllib.offline.catalog import MAX_TAGS, NUMERIC_NAMES, Catalog
+from noetik_rllib.offline.catalog import NUMERIC_NAMES, Catalog
 from noetik_rllib.offline.manifest import Manifest
 from noetik_rllib.state import (
     AGE,

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: The most tags a video carries in any KuaiRand variant (27K: 5, on 7 of its 32 million videos).
-MAX_TAGS = 5
+from noetik_rllib.offline.columns import column_to_numpy, fixed_lists
+
 #: Numeric features of a video, in order: standardised log duration (0 where unknown), and flags.
 NUMERIC_NAMES = ("log_duration", "duration_unknown", "portrait", "features_unknown")
 
@@ -59,28 +59,15 @@ class Catalog:
 
     def save(self, directory: Path) -> None:
         """Write ``directory/catalog.parquet``, one column per attribute."""
-        columns: dict[str, pa.Array] = {}
-        for name in self.__dataclass_fields__:
-            array = getattr(self, name)
-            if array.ndim == 2:
-                flat = pa.array(array.reshape(-1))
-                columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
-            else:
-                columns[name] = pa.array(array)
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        columns = {
+            name: fixed_lists(array) if array.ndim == 2 else pa.array(array)
+            for name, array in arrays.items()
+        }
         pq.write_table(pa.table(columns), directory / CATALOG_NAME, compression="zstd")
 
     @classmethod
     def load(cls, directory: Path) -> Catalog:
         """Read ``directory/catalog.parquet``."""
         table = pq.read_table(directory / CATALOG_NAME)
-        arrays = {}
-        for name in cls.__dataclass_fields__:
-            column = table[name].combine_chunks()
-            if pa.types.is_fixed_size_list(column.type):
-                width = column.type.list_size
-                arrays[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-            elif pa.types.is_string(column.type):
-                arrays[name] = np.array(column.to_pylist(), dtype=object)
-            else:
-                arrays[name] = column.to_numpy(zero_copy_only=False)
-        return cls(**arrays)
+        return cls(**{name: column_to_numpy(table[name]) for name in cls.__dataclass_fields__})

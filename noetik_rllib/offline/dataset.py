@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
+from noetik_rllib.offline.columns import column_to_numpy, fixed_lists
 from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest
 
 #: Parts of a dataset. ``train``: before the split time, users that policies may learn from.
@@ -42,17 +43,6 @@ COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
 USERS_NAME = "users.parquet"
 
 
-def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Convert a column to NumPy: (N,) for scalars, (N, width) for fixed-size lists."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # an empty column stays chunked
-        array = pa.concat_arrays(array.chunks) if array.chunks else pa.array([], array.type)
-    if pa.types.is_fixed_size_list(array.type):
-        width = array.type.list_size
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return array.to_numpy(zero_copy_only=False)
-
-
 @dataclass(frozen=True)
 class Users:
     """Users by row: id (n,) int64, features (n, 32) float32, held_out (n,) bool."""
@@ -63,10 +53,13 @@ class Users:
 
     def save(self, directory: Path) -> None:
         """Write ``directory/users.parquet``."""
-        features = pa.FixedSizeListArray.from_arrays(
-            pa.array(self.features.reshape(-1)), self.features.shape[1]
+        table = pa.table(
+            {
+                "user_id": self.user_id,
+                "features": fixed_lists(self.features),
+                "held_out": self.held_out,
+            }
         )
-        table = pa.table({"user_id": self.user_id, "features": features, "held_out": self.held_out})
         pq.write_table(table, directory / USERS_NAME, compression="zstd")
 
     @classmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from noetik_rllib.offline.catalog import MAX_TAGS, NUMERIC_NAMES, Catalog
+from noetik_rllib.data.schema import MAX_TAGS
+from noetik_rllib.offline.catalog import NUMERIC_NAMES, Catalog
 from noetik_rllib.offline.manifest import Normaliser, Vocabulary
 from noetik_rllib.state import ACTIVE_DEGREES, ANONYMOUS_FLAGS, USER_NAMES, USER_SIZE
 

@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 import pyarrow as pa
 
-from noetik_rllib.offline.dataset import column_to_numpy
+from noetik_rllib.offline.columns import column_to_numpy
 
 #: Columns that stock RLlib expects in a SampleBatch line.
 _COLUMNS = ("eps_id", "t", "obs", "actions", "rewards", "new_obs", "terminateds", "truncateds")

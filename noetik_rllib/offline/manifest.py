@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from noetik_rllib.data.schema import SourceFile
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import write_json
@@ -20,14 +21,6 @@ MANIFEST_NAME = "manifest.json"
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceFile(_Strict):
-    """One CSV file that was read: its name below ``data/``, its data rows and its SHA-256."""
-
-    name: str
-    rows: int
-    sha256: str
 
 
 class SignalMoments(_Strict):

@@ -17,6 +17,7 @@ from noetik_rllib.data.schema import RANDOM_POOL_SIZE
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, make_directory
+from noetik_rllib.offline.columns import fixed_lists
 from noetik_rllib.offline.dataset import COLUMNS, PARTS, Users
 from noetik_rllib.offline.episodes import Episodes, cut_episodes
 from noetik_rllib.offline.features import (
@@ -299,10 +300,10 @@ class _PartWriter:
             "agent_id": pa.repeat("default_agent", n),
             "module_id": pa.repeat("default_policy", n),
             "t": episodes.step[chunk].astype(np.int32),
-            "obs": _fixed_lists(obs),
+            "obs": fixed_lists(obs),
             "actions": index.events[here, 0].astype(np.int64) - 1,
             "rewards": signals @ self.weights,
-            "new_obs": _fixed_lists(new_obs),
+            "new_obs": fixed_lists(new_obs),
             "terminateds": episodes.terminated[chunk],
             "truncateds": episodes.truncated[chunk],
             **{name: signals[:, place].copy() for place, name in enumerate(SIGNALS)},
@@ -313,8 +314,3 @@ class _PartWriter:
             "propensity": np.full(n, propensity, dtype=np.float32),
         }
         return pa.table({name: columns[name] for name in COLUMNS})
-
-
-def _fixed_lists(states: np.ndarray) -> pa.FixedSizeListArray:
-    """View states (N, size) as an Arrow column of fixed-size lists, without a copy."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), states.shape[1])
