@@ -155,13 +155,16 @@ def test_too_few_rows_are_refused(tiny_config: DiscreteIQLConfig) -> None:
         shards(tiny_config, 1, batch_size=1_000_000)
 
 
-def test_inputs_must_be_parts_of_one_dataset(tiny_dataset: Path, bandit_dataset: Path) -> None:
-    """Fails if a typing error in a path, or a mixture of catalogues, gets as far as training."""
+def test_inputs_must_be_the_train_part_of_one_dataset(
+    tiny_dataset: Path, bandit_dataset: Path
+) -> None:
+    """Fails if a wrong path, held-out rows or a mixture of catalogues gets as far as training."""
     train = tiny_dataset / "train"
     by_folder = input_parts([str(train)])[1]
     assert by_folder == input_parts([str(path) for path in by_folder])[1]
-    with pytest.raises(UserError, match="no part of an offline dataset"):
-        input_parts([str(tiny_dataset)])
+    for wrong in (tiny_dataset, tiny_dataset / "test", tiny_dataset / "judge"):
+        with pytest.raises(UserError, match="is not DATASET/train"):
+            input_parts([str(wrong)])
     with pytest.raises(UserError, match="holds no Parquet file"):
         input_parts([str(tiny_dataset / "nothing" / "train")])
     with pytest.raises(UserError, match="2 datasets"):
