@@ -12,13 +12,15 @@ newest event is in slot 0. A slot of zeros is empty, so a vector of zeros is a u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS
 from noetik_rllib.errors import UserError
+
+if TYPE_CHECKING:  # importing torch takes seconds, and preparing a dataset needs none of it
+    import torch
 
 #: Raised when a position or a meaning below changes: datasets and policies carry it.
 LAYOUT_VERSION = 1
@@ -92,7 +94,7 @@ _TAB = slice(4, 4 + TABS)
 _RATES = slice(4 + TABS, 4 + TABS + len(SIGNALS))
 _LOG_EVENTS, _LOG_GAP, _LOG_SESSION_EVENTS, _LOG_SESSION_SECONDS = range(28, 32)
 
-ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
+ArrayT = TypeVar("ArrayT", np.ndarray, "torch.Tensor")
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ class StateParts(Generic[ArrayT]):
     def video_index(self) -> ArrayT:
         """Video index of each event, (B, H) int64; -1 where the slot is empty."""
         slots = self.events[..., VIDEO]
-        if isinstance(slots, torch.Tensor):
-            return slots.long() - 1
-        return slots.astype(np.int64) - 1
+        if isinstance(slots, np.ndarray):
+            return slots.astype(np.int64) - 1
+        return slots.long() - 1
 
     @property
     def present(self) -> ArrayT:
@@ -123,11 +125,13 @@ class StateParts(Generic[ArrayT]):
     def feedback(self) -> ArrayT:
         """Binary signals of each event, (B, H, 8) of 0.0 or 1.0, in ``BINARY_SIGNALS`` order."""
         bits = self.events[..., FEEDBACK]
-        if isinstance(bits, torch.Tensor):
-            places = 2.0 ** torch.arange(len(BINARY_SIGNALS), device=bits.device, dtype=bits.dtype)
-            return torch.floor(bits[..., None] / places) % 2
-        places = (2.0 ** np.arange(len(BINARY_SIGNALS))).astype(bits.dtype)
-        return np.floor(bits[..., None] / places) % 2
+        if isinstance(bits, np.ndarray):
+            places = (2.0 ** np.arange(len(BINARY_SIGNALS))).astype(bits.dtype)
+            return np.floor(bits[..., None] / places) % 2
+        import torch
+
+        powers = 2.0 ** torch.arange(len(BINARY_SIGNALS), device=bits.device, dtype=bits.dtype)
+        return torch.floor(bits[..., None] / powers) % 2
 
 
 def feedback_bits(binary_signals: np.ndarray) -> np.ndarray:

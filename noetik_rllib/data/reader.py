@@ -1,164 +1,314 @@
-"""Reading KuaiRand's CSV files into one cleaned, sorted interaction log and two feature tables."""
+"""Reading a folder of CSV files, by a mapping, into a clean log and two feature tables.
+
+A log that is larger than memory is parted by users into shards on disk first, so that no more than
+one shard is ever held; a log that fits is one shard in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
-from noetik_rllib.data.schema import (
-    LOG_COLUMNS,
-    LOG_RANGES,
-    MAX_TAGS,
-    SIGNAL_COLUMNS,
-    USER_COLUMNS,
-    VIDEO_COLUMNS,
-    SourceFile,
-)
-from noetik_rllib.data.signals import SIGNALS, watch_ratio
-from noetik_rllib.errors import UserError, did_you_mean
-
-#: Columns of the features files that hold text; all others are numbers.
-_TEXT_COLUMNS = ("user_active_degree", "video_type", "upload_type", "tag")
+from noetik_rllib.data.csv_table import CsvFile, distinct
+from noetik_rllib.data.interactions import InteractionLog, run_breaks
+from noetik_rllib.data.layout import feature_columns, find_folder, log_columns, matching, to_ms
+from noetik_rllib.data.mapping import KUAIRAND, ItemFiles, Mapping
+from noetik_rllib.data.schema import MAX_TAGS, SourceFile
+from noetik_rllib.data.shards import Spill
+from noetik_rllib.errors import UserError
 
 Progress = Callable[[str, float], None]
 
+#: CSV bytes of a shard: the whole 1K variant (0.85 GB) is one. Working on a shard takes some three
+#: times as much memory.
+SHARD_BYTES = 1 << 30
+_TAGS = re.compile(rf"\d{{1,9}}(,\d{{1,9}}){{0,{MAX_TAGS - 1}}}")
 
-@dataclass(frozen=True)
-class InteractionLog:
-    """Every exposure of a video to a user, sorted by (user, time); N rows.
+
+@dataclass
+class Source:
+    """What was read from one folder.
 
     Attributes:
-        user_id, video_id, time_ms, play_time_ms, duration_ms: (N,) int64. Milliseconds, UTC.
-        tab: (N,) int64, page of the app.
-        is_random: (N,) bool, True where the video was drawn uniformly.
-        signals: (N, 9) float32 in ``SIGNALS`` order.
+        mapping: how it was read.
+        logs: the shards; each holds all rows of its users, and the users ascend over all shards.
+        users, items: the features, as read; None where the mapping names no file.
+        sources: the files, with their rows and checksums.
+        repairs: how often what was repaired or noticed.
+        user_keys, item_keys: what ids stand for where the files hold texts: id i is text i.
     """
 
-    user_id: np.ndarray
-    video_id: np.ndarray
-    time_ms: np.ndarray
-    play_time_ms: np.ndarray
-    duration_ms: np.ndarray
-    tab: np.ndarray
-    is_random: np.ndarray
-    signals: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user_id)
-
-
-@dataclass(frozen=True)
-class KuaiRand:
-    """What was read from one folder: the log, the features, the files and what was repaired."""
-
-    log: InteractionLog
-    users: pd.DataFrame
-    videos: pd.DataFrame
+    mapping: Mapping
+    logs: Spill
+    users: pa.Table | None
+    items: pa.Table | None
     sources: list[SourceFile]
     repairs: dict[str, int]
+    user_keys: list[str] | None = None
+    item_keys: list[str] | None = None
+
+    @property
+    def log(self) -> InteractionLog:
+        """The whole log in memory, for logs that fit."""
+        return self.logs.only()
 
 
-def find_data_folder(source: str | Path) -> Path:
-    """Return the folder with the CSV files: ``source`` itself or its ``data/``.
+def read_source(
+    source: str | Path,
+    mapping: Mapping | None = None,
+    *,
+    spill_folder: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Source:
+    """Read every log and the features of a folder.
+
+    Exact duplicates are dropped, negative play times become 0, rows are sorted by user and time
+    (published files are two interleaved runs), rows of one request stay in file order.
+
+    Args:
+        source: the folder, with or without ``data/`` below it.
+        mapping: how; KuaiRand's layout where not given.
+        spill_folder: where shards of a log larger than ``shard_bytes`` are kept; needed for such.
+        shard_bytes: CSV bytes that are worked on at a time.
+        progress: called with what is being done and the share done, 0 to 1.
 
     Raises:
-        UserError: neither holds a ``log_standard_*.csv``.
+        UserError: anything in the files that does not fit the mapping.
     """
-    source = Path(source)
-    if not source.is_dir():
-        raise UserError(
-            f"{source} is not a folder: expected a KuaiRand folder such as KuaiRand-Pure"
-        )
-    for folder in (source / "data", source):
-        if any(folder.glob("log_standard_*.csv")):
-            return folder
-    raise UserError(
-        f"{source} holds no KuaiRand log: expected log_standard_*.csv in it or in its data/ folder"
+    mapping = mapping or Mapping.load(KUAIRAND)
+    folder = find_folder(source, mapping)
+    reading = _Reading(mapping, folder, progress or (lambda doing, share: None))
+    reading.open()
+    with ThreadPoolExecutor(max_workers=1) as hasher:
+        sums = {path: hasher.submit(_sha256, path) for path in reading.paths}
+        users = reading.features("users")
+        items = reading.features("items")
+        total = sum(file.size for file in reading.logs)
+        shards = max(1, -(-total // shard_bytes))
+        if shards > 1 and spill_folder is None:
+            raise UserError(f"{folder}: {total:,} bytes of logs do not fit: give a spill folder")
+        spill = Spill(mapping.log, spill_folder, shards, _known_ids(users, mapping))
+        for table in reading.log_tables(whole=shards == 1):
+            spill.add(table)
+        reading.progress("sorting", 0.9)
+        repairs = spill.clean()
+        sources = reading.sources(sums)
+    return Source(
+        mapping=mapping,
+        logs=spill,
+        users=users,
+        items=items,
+        sources=sources,
+        repairs={**repairs, **reading.counts},
+        user_keys=reading.encoders["users"].keys if reading.encoders else None,
+        item_keys=reading.encoders["items"].keys if reading.encoders else None,
     )
 
 
-def _files(folder: Path, pattern: str, *, required: bool) -> list[Path]:
-    files = sorted(folder.glob(pattern))
-    if required and not files:
-        raise UserError(f"{folder} holds no {pattern}: every KuaiRand variant has it")
-    return files
+@dataclass
+class _Reading:
+    """The files of one folder while they are read."""
 
+    mapping: Mapping
+    folder: Path
+    progress: Progress
+    logs: list[CsvFile] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    encoders: dict[str, _TextIds] = field(default_factory=dict)
+    _rows: dict[Path, int] = field(default_factory=dict)
+    _files: dict[str, list[CsvFile]] = field(default_factory=dict)
+    _random: set[Path] = field(default_factory=set)
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read ``columns`` of a CSV file, int64 for logs, float64 and text for features.
+    def open(self) -> None:
+        """Find the files and check their first lines, before any is read for long."""
+        log = self.mapping.log
+        if log.text_ids:
+            self.encoders = {"users": _TextIds(), "items": _TextIds()}
+        columns = log_columns(log)
+        exact = log.schema_columns is not None
+        standard = matching(self.folder, log.standard, required=True)
+        random = matching(self.folder, log.random, required=False)
+        self._random = set(random)
+        self.logs = [CsvFile(path, columns, exact=exact) for path in standard + random]
+        for name, part in (("users", self.mapping.users), ("items", self.mapping.items)):
+            if part is not None:
+                paths = matching(self.folder, part.files, required=True)
+                wanted = feature_columns(part, text_key=log.text_ids)
+                self._files[name] = [CsvFile(path, wanted) for path in paths]
 
-    Raises:
-        UserError: unreadable, empty, a missing or repeated column, a value of the wrong type.
-    """
-    is_log = tuple(columns) == LOG_COLUMNS
-    try:
-        with path.open(encoding="utf-8-sig") as stream:  # some tools put a BOM first
-            header = stream.readline().rstrip("\r\n").split(",")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    for name in columns:
-        if header.count(name) != 1:
-            found = "is missing" if name not in header else "stands there twice"
-            guess = did_you_mean(name, header) if name not in header else ""
-            raise UserError(f"{path}: column '{name}' {found} in its first line.{guess}")
-    types = {
-        name: pa.string() if name in _TEXT_COLUMNS else pa.int64() if is_log else pa.float64()
-        for name in columns
-    }
-    try:
-        table = pacsv.read_csv(
-            path,
-            convert_options=pacsv.ConvertOptions(
-                include_columns=list(columns),
-                column_types=types,
-                strings_can_be_null=True,
-                null_values=[""],
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
-    if table.num_rows == 0 and is_log and "random" not in path.name:
-        raise UserError(f"{path} holds no row: expected one row per exposure below the header")
-    return table
+    @property
+    def paths(self) -> list[Path]:
+        """Every file, the largest first: their checksums are computed in the background."""
+        files = [*self.logs, *(file for files in self._files.values() for file in files)]
+        return [file.path for file in sorted(files, key=lambda file: -file.size)]
 
+    def features(self, name: str) -> pa.Table | None:
+        """Read the features of "users" or "items"."""
+        if name not in self._files:
+            return None
+        part = self.mapping.users if name == "users" else self.mapping.items
+        assert part is not None  # it has files
+        tables: list[pa.Table] = []
+        for file in self._files[name]:
+            self.progress(f"reading {file.path.name}", 0.0)
+            table = file.read()
+            if self.encoders:
+                table = self.encoders[name].encode(table, part.key)
+            else:
+                keys = _whole_ids(file, table[part.key], part.key)
+                table = table.set_column(table.column_names.index(part.key), part.key, keys)
+            _check_unique(file, table[part.key], part.key, [t[part.key] for t in tables])
+            if isinstance(part, ItemFiles) and part.tags is not None:
+                _check_tags(file, table[part.tags], part.tags)
+            tables.append(table)
+            self._rows[file.path] = len(table)
+        return pa.concat_tables(tables).unify_dictionaries()
 
-def _check_log(path: Path, table: pa.Table) -> None:
-    """Refuse blanks and values out of range, naming the file, the column and the line."""
-    for name in LOG_COLUMNS:
-        column = table[name]
-        if column.null_count:
-            line = pc.index(pc.is_null(column), True).as_py() + 2
-            raise UserError(f"{path}:{line}: column '{name}' is blank; expected a whole number")
-        low, high = LOG_RANGES.get(name, (None, None))
-        if low is None or len(column) == 0:
-            continue
-        wrong = pc.or_(pc.less(column, low), pc.greater(column, high))
-        if pc.any(wrong).as_py():
-            row = pc.index(wrong, True).as_py()
+    def log_tables(self, *, whole: bool) -> Iterator[pa.Table]:
+        """Yield the rows of every log file: a file at a time, or some megabytes at a time."""
+        log = self.mapping.log
+        total = sum(file.size for file in self.logs)
+        done = 0
+        for file in self.logs:
+            self.progress(f"reading {file.path.name}", done / total)
+            last: tuple[int, int] | None = None
+            rows = 0
+            for table in [file.read()] if whole else file.batches():
+                for name, encoder in self.encoders.items():
+                    table = encoder.encode(table, log.user if name == "users" else log.item)
+                table = to_ms(table, log)
+                if log.time.sorted_runs and len(table):
+                    last = self._check_order(file, table, rows, last)
+                self._check_is_random(file, table, rows)
+                flag = pa.repeat(file.path in self._random, len(table))
+                yield table.append_column("_random", flag)
+                rows += len(table)
+                if not whole:
+                    self.progress(f"reading {file.path.name}", done / total)
+            self._rows[file.path] = rows
+            if not rows and file.path not in self._random:
+                raise UserError(
+                    f"{file.path}:2: column '{log.user}' has no value: the file holds no row; "
+                    "expected one row per exposure below the first line"
+                )
+            done += file.size
+
+    def _check_order(
+        self, file: CsvFile, table: pa.Table, first_row: int, last: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        log = self.mapping.log
+        user = table[log.user].to_numpy()
+        time = table[log.time.column].to_numpy()
+        runs, back = run_breaks(user, time)
+        if last is not None:
+            runs += int(user[0] < last[0])
+            if user[0] == last[0] and time[0] < last[1]:
+                back = 0
+        if back is not None:
             raise UserError(
-                f"{path}:{row + 2}: column '{name}' is {column[row].as_py()}; "
-                f"expected {low} to {high}"
+                f"{file.path}:{first_row + back + 2}: column '{log.time.column}' goes backwards: "
+                f"{time[back]} for user {user[back]}, whose row before is later; expected rows "
+                "sorted by user and time"
+            )
+        self.counts["sorted_runs_merged"] += runs
+        return int(user[-1]), int(time[-1])
+
+    def _check_is_random(self, file: CsvFile, table: pa.Table, first_row: int) -> None:
+        name = self.mapping.log.is_random
+        if name is None or not len(table):
+            return
+        expected = int(file.path in self._random)
+        wrong = table[name].to_numpy() != expected
+        if wrong.any():
+            line = first_row + int(wrong.argmax()) + 2
+            raise UserError(
+                f"{file.path}:{line}: column '{name}' is {1 - expected}; expected {expected} in "
+                f"every row of a {'uniformly exposed' if expected else 'standard'} log"
+            )
+
+    def sources(self, sums: dict[Path, Future[str]]) -> list[SourceFile]:
+        """Name every file with its rows and checksum."""
+        files = [*self.logs, *(file for files in self._files.values() for file in files)]
+        return [
+            SourceFile(
+                name=file.path.name, rows=self._rows[file.path], sha256=sums[file.path].result()
+            )
+            for file in files
+        ]
+
+
+class _TextIds:
+    """Numbers for texts, in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def encode(self, table: pa.Table, name: str) -> pa.Table:
+        """Put numbers in the place of a column's texts."""
+        texts = table[name].combine_chunks().dictionary_encode()
+        values = texts.dictionary.to_pylist()
+        numbers = [self.numbers.setdefault(value, len(self.numbers)) for value in values]
+        codes = np.array(numbers, dtype=np.int64)[texts.indices.to_numpy()]
+        return table.set_column(table.column_names.index(name), name, pa.array(codes))
+
+    @property
+    def keys(self) -> list[str]:
+        """The texts, in the order of their numbers."""
+        return list(self.numbers)
+
+
+def _whole_ids(file: CsvFile, column: pa.ChunkedArray, name: str) -> pa.Array:
+    """Return ids that are written as decimals as whole numbers."""
+    values = column.to_numpy()
+    whole = values.astype(np.int64)
+    if (whole != values).any():
+        row = int((whole != values).argmax())
+        file.refuse(name, row, f"is {values[row]}; expected a whole number")
+    return pa.array(whole)
+
+
+def _check_unique(
+    file: CsvFile, column: pa.ChunkedArray, name: str, before: list[pa.ChunkedArray]
+) -> None:
+    """Refuse an id that has a row already, in this file or one before."""
+    if not before:
+        ids = column.to_numpy()
+        if (ids[1:] > ids[:-1]).all():
+            return  # published files ascend: no need to sort millions of ids
+    ids = pa.chunked_array([c for part in [*before, column] for c in part.chunks]).to_pandas()
+    repeated = ids.duplicated().to_numpy()[len(ids) - len(column) :]
+    if repeated.any():
+        row = int(repeated.argmax())
+        file.refuse(name, row, f"is {column[row].as_py()}, which stands there twice; expected one row")
+
+
+def _check_tags(file: CsvFile, column: pa.ChunkedArray, name: str) -> None:
+    """Refuse a tag field that is not up to 5 whole numbers, such as 39 or "20,43"."""
+    for text in distinct(column):
+        if not _TAGS.fullmatch(text):
+            row = pc.index(column.cast(pa.string()), text).as_py()
+            file.refuse(
+                name,
+                row,
+                f"is '{text[:40]}'; expected up to {MAX_TAGS} whole numbers, such as 39 or "
+                '"20,43"',
             )
 
 
-def _check_tags(path: Path, table: pa.Table) -> None:
-    """Refuse a tag field that is not up to 5 whole numbers, such as 39 or "20,43"."""
-    expected = rf"^\d{{1,9}}(,\d{{1,9}}){{0,{MAX_TAGS - 1}}}$"
-    wrong = pc.fill_null(pc.invert(pc.match_substring_regex(table["tag"], expected)), False)
-    if pc.any(wrong).as_py():
-        row = pc.index(wrong, True).as_py()
-        raise UserError(
-            f"{path}:{row + 2}: tag '{table['tag'][row].as_py()}' is not up to {MAX_TAGS} whole "
-            'numbers, such as 39 or "20,43"'
-        )
+def _known_ids(users: pa.Table | None, mapping: Mapping) -> np.ndarray | None:
+    if users is None or mapping.users is None or mapping.log.text_ids:
+        return None
+    return np.sort(users[mapping.users.key].to_numpy())
 
 
 def _sha256(path: Path) -> str:
@@ -167,100 +317,3 @@ def _sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def read_kuairand(source: str | Path, progress: Progress | None = None) -> KuaiRand:
-    """Read every log and the features of a KuaiRand folder.
-
-    Exact duplicates are dropped, negative play times become 0, rows are sorted by user and time
-    (published files are two interleaved runs), rows of one request stay in file order.
-
-    Args:
-        source: the folder, with or without ``data/`` below it.
-        progress: called with what is being done and the share done, 0 to 1.
-
-    Raises:
-        UserError: anything in the files that does not fit the published schema.
-    """
-    folder = find_data_folder(source)
-    logs = _files(folder, "log_standard_*.csv", required=True)
-    logs += _files(folder, "log_random_*.csv", required=False)
-    user_files = _files(folder, "user_features_*.csv", required=True)
-    video_files = _files(folder, "video_features_basic_*.csv", required=True)
-    todo = [(path, LOG_COLUMNS) for path in logs]
-    todo += [(path, USER_COLUMNS) for path in user_files]
-    todo += [(path, VIDEO_COLUMNS) for path in video_files]
-
-    tables: dict[Path, pa.Table] = {}
-    sources: list[SourceFile] = []
-    for number, (path, columns) in enumerate(todo):
-        if progress:
-            progress(f"reading {path.name}", number / len(todo))
-        tables[path] = _read_csv(path, columns)
-        if columns == LOG_COLUMNS:
-            _check_log(path, tables[path])
-        if columns == VIDEO_COLUMNS:
-            _check_tags(path, tables[path])
-        rows = tables[path].num_rows
-        sources.append(SourceFile(name=path.name, rows=rows, sha256=_sha256(path)))
-    if progress:
-        progress("sorting", 1.0)
-
-    log, repairs = _clean_log(pa.concat_tables([tables[path] for path in logs]))
-    users = _features(user_files, tables, "user_id")
-    videos = _features(video_files, tables, "video_id")
-    repairs["users_without_features"] = int((~np.isin(np.unique(log.user_id), users.index)).sum())
-    shown = np.unique(log.video_id)
-    repairs["videos_without_features"] = int((~np.isin(shown, videos.index)).sum())
-    repairs["videos_without_duration"] = int(videos["video_duration"].isna().sum())
-    repairs["videos_without_tag"] = int(videos["tag"].isna().sum())
-    return KuaiRand(log, users, videos, sources, repairs)
-
-
-def _clean_log(table: pa.Table) -> tuple[InteractionLog, dict[str, int]]:
-    """Drop duplicates, repair, sort; return the log and the number of repairs of each kind."""
-    frame = table.to_pandas()
-    rows = len(frame)
-    frame = frame.drop_duplicates()
-    repairs = {
-        "duplicate_rows_dropped": rows - len(frame),
-        "negative_play_time_set_to_0": int((frame["play_time_ms"] < 0).sum()),
-        "unknown_duration_rows": int((frame["duration_ms"] == 0).sum()),
-    }
-    columns = {name: frame[name].to_numpy() for name in LOG_COLUMNS}
-    columns["play_time_ms"] = np.maximum(columns["play_time_ms"], 0)
-    # Stable: rows of one request keep the order of the file.
-    order = np.lexsort((columns["time_ms"], columns["user_id"]))
-    columns = {name: values[order] for name, values in columns.items()}
-    signals = np.empty((len(order), len(SIGNALS)), dtype=np.float32)
-    for position, name in enumerate(SIGNALS):
-        if name == "watch_ratio":
-            values = watch_ratio(columns["play_time_ms"], columns["duration_ms"])
-        else:
-            values = columns[SIGNAL_COLUMNS[name]]
-        signals[:, position] = values
-    log = InteractionLog(
-        user_id=columns["user_id"],
-        video_id=columns["video_id"],
-        time_ms=columns["time_ms"],
-        play_time_ms=columns["play_time_ms"],
-        duration_ms=columns["duration_ms"],
-        tab=columns["tab"],
-        is_random=columns["is_rand"].astype(bool),
-        signals=signals,
-    )
-    return log, repairs
-
-
-def _features(files: list[Path], tables: dict[Path, pa.Table], key: str) -> pd.DataFrame:
-    """Concatenate feature files and index them by ``key``, ascending."""
-    frame = pa.concat_tables([tables[path] for path in files]).to_pandas()
-    if frame[key].isna().any():
-        line = int(frame[key].isna().to_numpy().argmax()) + 2
-        raise UserError(f"{files[0]}:{line}: column '{key}' is blank; expected a whole number")
-    frame[key] = frame[key].astype(np.int64)
-    repeated = frame[key].duplicated().to_numpy()
-    if repeated.any():
-        value = frame[key].to_numpy()[repeated.argmax()]
-        raise UserError(f"{files[0]}: {key} {value} stands there twice; expected one row each")
-    return frame.set_index(key).sort_index()

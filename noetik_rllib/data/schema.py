@@ -1,4 +1,4 @@
-"""The published layout of KuaiRand's CSV files, the same for Pure, 1K and 27K."""
+"""What KuaiRand's CSV files hold, the same for Pure, 1K and 27K; see mappings/kuairand.yaml."""
 
 from __future__ import annotations
 
@@ -52,49 +52,3 @@ SIGNAL_COLUMNS: dict[str, str] = {
     "hate": "is_hate",
     "profile_enter": "is_profile_enter",
 }
-
-#: Lowest and highest value of the columns that are checked row by row.
-LOG_RANGES: dict[str, tuple[int, int]] = {
-    # Features files are read as float64, in which ids are exact to 2^53; 2^39 lets a user and a
-    # video share one int64 key. KuaiRand's ids end below 2^25.
-    "user_id": (0, 2**39),
-    "video_id": (0, 2**39),
-    # 2015 to 2100 in milliseconds: seconds or microseconds by mistake fall outside.
-    "time_ms": (1_420_070_400_000, 4_102_444_800_000),
-    "duration_ms": (0, 2**40),
-    "tab": (0, 14),
-    "is_rand": (0, 1),
-    **dict.fromkeys(SIGNAL_COLUMNS.values(), (0, 1)),
-}
-
-#: Columns of ``user_features_*.csv`` that the state uses; the file has others beside them.
-USER_COLUMNS: tuple[str, ...] = (
-    "user_id",
-    "user_active_degree",
-    "is_lowactive_period",
-    "is_live_streamer",
-    "is_video_author",
-    "follow_user_num",
-    "fans_user_num",
-    "friend_user_num",
-    "register_days",
-    "onehot_feat0",
-    "onehot_feat1",
-    *(f"onehot_feat{number}" for number in range(12, 18)),
-)
-
-#: Columns of ``video_features_basic_*.csv`` that the catalogue uses.
-VIDEO_COLUMNS: tuple[str, ...] = (
-    "video_id",
-    "author_id",
-    "video_type",
-    "upload_type",
-    "video_duration",
-    "server_width",
-    "server_height",
-    "tag",
-)
-
-#: The uniformly exposed videos of KuaiRand are those with ids 0 to 7582, in every variant (its
-#: README, section 2).
-RANDOM_POOL_SIZE = 7_583

@@ -31,14 +31,19 @@ BINARY_COLUMNS: tuple[int, ...] = tuple(SIGNALS.index(name) for name in BINARY_S
 UNKNOWN_DURATION_FULL_VIEW_MS = 18_000
 
 
+def capped_ratio(value: np.ndarray, whole: np.ndarray, unknown: float) -> np.ndarray:
+    """Return ``value / whole`` cut to [0, 1], float32; a whole of 0 or blank counts as ``unknown``."""
+    known = np.where(whole > 0, whole, unknown)
+    return np.clip(value / known, 0.0, 1.0).astype(np.float32)
+
+
 def watch_ratio(play_time_ms: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
     """Return the watched share of each video, in [0, 1], as float32 of the inputs' shape.
 
     Replays count as 1: the reward would otherwise favour the shortest loops. A duration of 0 is
     unknown, and 18 s of watching then count as whole.
     """
-    full = np.where(duration_ms > 0, duration_ms, UNKNOWN_DURATION_FULL_VIEW_MS)
-    return np.minimum(1.0, play_time_ms / full).astype(np.float32)
+    return capped_ratio(play_time_ms, duration_ms, UNKNOWN_DURATION_FULL_VIEW_MS)
 
 
 class RewardWeights(BaseModel):

@@ -1,0 +1,351 @@
+"""How the columns of a behavioural log are read: who, what, when, which signals, which features.
+
+A mapping is a YAML file. KuaiRand's own is ``mappings/kuairand.yaml``; another domain needs a file
+like it and no code. docs/adapters.md documents every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
+from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.state import USER_SIZE
+
+#: The mapping of KuaiRand's published files, all variants.
+KUAIRAND = Path(__file__).with_name("mappings") / "kuairand.yaml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Ratio(_Strict):
+    """A share of a whole, capped at 1: ``column / whole``; 0 or blank wholes count as ``unknown``."""
+
+    column: str
+    whole: str
+    unknown: float = Field(gt=0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return (self.column, self.whole)
+
+
+class Scale(_Strict):
+    """A number brought to [0, 1]: ``(column - low) / (high - low)``, cut at both ends."""
+
+    column: str
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return (self.column,)
+
+
+class AtLeast(_Strict):
+    """1 where the column is at least ``at_least``, else 0."""
+
+    column: str
+    at_least: float
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return (self.column,)
+
+
+class Flag(_Strict):
+    """A column that holds 0 or 1 already; in YAML just its name."""
+
+    column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+        return (self.column,)
+
+
+Signal = Ratio | Scale | AtLeast | Flag
+
+
+class Time(_Strict):
+    """The column that orders a user's rows.
+
+    Attributes:
+        column: its name.
+        unit: "ms" or "s" since the Unix epoch, or "step": numbers without a clock, such as trials.
+        seconds_per_step: what a step lasts, for "step".
+        sorted_runs: true where each file is a few runs sorted by user and time, as KuaiRand's are:
+            a time that falls within consecutive rows of a user is then an error.
+    """
+
+    column: str
+    unit: Literal["ms", "s", "step"] = "ms"
+    seconds_per_step: float = Field(default=60.0, gt=0)
+    sorted_runs: bool = False
+
+
+class LogFiles(_Strict):
+    """The log: one row per exposure of an item to a user.
+
+    Attributes:
+        standard: glob patterns of files whose items a policy of unknown propensities chose.
+        random: patterns of files whose items were drawn uniformly.
+        random_pool: number of items that those were drawn from; all of them where not given.
+        schema_columns: every column of the file, in order, where the layout is fixed; the file's
+            first line must then be exactly that.
+        user, item: ids: whole numbers, or any text where ``text_ids``.
+        play_time_ms: how long the item was engaged with, in ms; the next state is that much later.
+        duration_ms: length of the item, in ms; 0 is unknown.
+        tab: where the item was shown, 0 to 14.
+        is_random: 0 in standard files, 1 in random ones: checked.
+        local_date: YYYYMMDD in UTC+8; only compared with the time, to count days ahead.
+        signals: signal -> how it is read; those that are not named are 0.
+        ranges: column -> [lowest, highest].
+    """
+
+    standard: tuple[str, ...] = Field(min_length=1)
+    random: tuple[str, ...] = ()
+    random_pool: int | None = Field(default=None, ge=1)
+    schema_columns: tuple[str, ...] | None = None
+    user: str
+    item: str
+    text_ids: bool = False
+    time: Time
+    play_time_ms: str | None = None
+    duration_ms: str | None = None
+    tab: str | None = None
+    is_random: str | None = None
+    local_date: str | None = None
+    signals: dict[str, Signal] = Field(min_length=1)
+    ranges: dict[str, tuple[float, float]] = {}
+
+    @field_validator("signals", mode="before")
+    @classmethod
+    def _names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for name in values:
+            if name not in SIGNALS:
+                raise ValueError(
+                    f"unknown signal '{name}'; expected one of {', '.join(SIGNALS)}."
+                    f"{did_you_mean(str(name), SIGNALS)}"
+                )
+        return {
+            name: {"column": value} if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
+    @model_validator(mode="after")
+    def _binary_signals_are_binary(self) -> LogFiles:
+        for name in BINARY_SIGNALS:
+            if isinstance(self.signals.get(name), Ratio | Scale):
+                raise ValueError(f"signal '{name}' is 0 or 1: give a column or 'at_least'")
+        return self
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns of the log beside ids, time and signals that the mapping names."""
+        named = (self.play_time_ms, self.duration_ms, self.tab, self.is_random, self.local_date)
+        return tuple(name for name in named if name is not None)
+
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, once each."""
+        if self.schema_columns is not None:
+            return self.schema_columns
+        names = [self.user, self.item, self.time.column, *self.optional_columns]
+        for signal in self.signals.values():
+            names += signal.columns
+        return tuple(dict.fromkeys(names))
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> LogFiles:
+        if self.schema_columns is not None:
+            names = [self.user, self.item, self.time.column, *self.optional_columns, *self.ranges]
+            names += [column for signal in self.signals.values() for column in signal.columns]
+            for name in names:
+                if name not in self.schema_columns:
+                    raise ValueError(
+                        f"column '{name}' is not among schema_columns."
+                        f"{did_you_mean(name, self.schema_columns)}"
+                    )
+        return self
+
+
+class LogNumber(_Strict):
+    """A count: its ``log1p``, standardised over the training part; the average where blank."""
+
+    log_number: str
+    name: str
+
+    @property
+    def column(self) -> str:
+        """Column that is read."""
+        return self.log_number
+
+
+class Number(_Strict):
+    """A number, standardised over the training part; the average where blank."""
+
+    number: str
+    name: str
+
+    @property
+    def column(self) -> str:
+        """Column that is read."""
+        return self.number
+
+
+class Category(_Strict):
+    """One position per value, 1 where the column holds it."""
+
+    category: str
+    name: str
+    values: tuple[int | str, ...] = Field(min_length=1)
+
+    @property
+    def column(self) -> str:
+        """Column that is read."""
+        return self.category
+
+
+class Equals(_Strict):
+    """1 where the column holds ``equals`` (default 1); rows of value ``unknown`` are counted."""
+
+    flag: str
+    name: str
+    equals: float = 1.0
+    unknown: float | None = None
+
+    @property
+    def column(self) -> str:
+        """Column that is read."""
+        return self.flag
+
+
+class Blank(_Strict):
+    """1 where the column is blank though the user has a row."""
+
+    blank: str
+    name: str
+
+    @property
+    def column(self) -> str:
+        """Column that is read."""
+        return self.blank
+
+
+UserFeature = LogNumber | Number | Category | Equals | Blank
+
+
+class UserFiles(_Strict):
+    """The users' features: one row per user, at most 31 positions of the state together."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    key: str
+    features: tuple[UserFeature, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> UserFiles:
+        width = len(list(feature_names(self.features)))
+        if width > USER_SIZE - 1:
+            raise ValueError(f"{width} user features: a state holds {USER_SIZE - 1} and a flag")
+        return self
+
+
+class ItemFiles(_Strict):
+    """The items' features: one row per item; every column but the key may be left out."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    key: str
+    creator: str | None = None
+    duration_ms: str | None = None
+    type: str | None = None
+    upload_type: str | None = None
+    width: str | None = None
+    height: str | None = None
+    tags: str | None = None
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Numeric columns that are read, the key apart."""
+        named = (self.creator, self.duration_ms, self.width, self.height)
+        return tuple(name for name in named if name is not None)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Text columns that are read."""
+        return tuple(name for name in (self.type, self.upload_type, self.tags) if name is not None)
+
+
+def feature_names(features: tuple[UserFeature, ...]) -> Iterator[str]:
+    """Yield the name of each position that the features take, in order."""
+    for feature in features:
+        if isinstance(feature, Category):
+            yield from (f"{feature.name}_{value}" for value in feature.values)
+        else:
+            yield feature.name
+
+
+class Mapping(_Strict):
+    """A whole mapping; see docs/adapters.md."""
+
+    name: str
+    log: LogFiles
+    users: UserFiles | None = None
+    items: ItemFiles | None = None
+
+    @property
+    def user_names(self) -> tuple[str, ...]:
+        """Name of each of the 32 positions of a user: the features, unused ones, a flag."""
+        names = list(feature_names(self.users.features)) if self.users else []
+        unused = [f"unused_{place}" for place in range(len(names), USER_SIZE - 1)]
+        return (*names, *unused, "features_known")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mapping:
+        """Read a mapping.
+
+        Raises:
+            UserError: unreadable, not YAML, an unknown key or a value that makes no sense.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"mapping {path} cannot be read: {error.strerror}") from None
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"mapping {path} is not YAML: {reason}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"mapping {path}: expected keys name, log, users, items")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(f"mapping {path}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """Say the first thing that is wrong, by its place in the file."""
+    problem = error.errors()[0]
+    # Members of a union carry the class name of each try: of no use to the reader.
+    where = ".".join(str(part) for part in problem["loc"] if not str(part)[:1].isupper())
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown key; docs/adapters.md lists those that there are"
+    return f"{where}: {message}" if where else message
