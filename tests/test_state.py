@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noetik_rllib.data.reader import InteractionLog
+from noetik_rllib.data.interactions import InteractionLog
 from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.history import HistoryIndex

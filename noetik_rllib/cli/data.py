@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -16,7 +15,6 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory
 from noetik_rllib.offline.manifest import Manifest
-from noetik_rllib.offline.writer import PrepareConfig, prepare
 
 
 @click.group()
@@ -70,6 +68,23 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     help="json: RLlib SampleBatch lines in OUT/json, beside the Parquet files.",
 )
 @click.option(
+    "--mapping",
+    type=PATH,
+    help="YAML that says what the columns mean (docs/adapters.md). Default: KuaiRand's.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["user", "time"]),
+    default="user",
+    show_default=True,
+    help="user: each user's last 20 % are test; time: from one moment on, all rows are.",
+)
+@click.option(
+    "--random-in-train",
+    is_flag=True,
+    help="Add uniformly exposed rows before the split to train.",
+)
+@click.option(
     "--history-length",
     type=int,
     default=16,
@@ -91,21 +106,36 @@ def prepare_command(
     source: Path,
     out: Path,
     file_format: str,
+    mapping: Path | None,
+    split: str,
+    random_in_train: bool,
     history_length: int,
     held_out_users: float,
     seed: int,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn KuaiRand's CSV files into an offline dataset for RLlib."""
+    """Turn a folder of CSV files into an offline dataset for RLlib."""
+    from noetik_rllib.data.mapping import Mapping
+    from noetik_rllib.offline.writer import PrepareConfig, prepare
+
     config = PrepareConfig(
+        split="time" if split == "time" else "user",
+        random_in_train=random_in_train,
         history_length=history_length,
         held_out_users=held_out_users,
         seed=seed,
         format="json" if file_format == "json" else "parquet",
     )
     with progress_bar("prepare") as update:
-        manifest = prepare(source, out, config, overwrite=overwrite, progress=update)
+        manifest = prepare(
+            source,
+            out,
+            config,
+            mapping=Mapping.load(mapping) if mapping else None,
+            overwrite=overwrite,
+            progress=update,
+        )
     _show(out, manifest, as_json)
 
 
@@ -121,12 +151,11 @@ def _show(directory: Path, manifest: Manifest, as_json: bool) -> None:
     if as_json:
         click.echo(manifest.model_dump_json(indent=2))
         return
-    split = datetime.fromtimestamp(manifest.split_time_ms / 1000, tz=timezone.utc)
     console.print(f"[bold]{directory}[/bold]", highlight=False)
     console.print(
         f"{manifest.num_users:,} users ({manifest.held_out_users:.0%} held out), "
         f"{manifest.num_videos:,} videos, state of {manifest.layout.size}, "
-        f"split at {split:%Y-%m-%d %H:%M} UTC",
+        f"test: {manifest.split_text}",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.offline.dataset import PARTS, OfflineDataset
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.split import PARTS
 
 
 class LoggedAnswers:

@@ -162,7 +162,7 @@ def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[
     if not dataset.manifest.parts["random"].rows:
         return raw
     random = dataset.load("random", columns, users=users)
-    early = random["time_ms"] < dataset.manifest.split_time_ms
+    early = dataset.before_split(random["user_id"], random["time_ms"])
     if early.sum() < MIN_UNIFORM_ROWS:
         return raw
     random["uniform"] = np.ones(len(early), dtype=np.float32)

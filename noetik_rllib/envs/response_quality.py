@@ -51,7 +51,7 @@ def assess(
     part: str,
     users: np.ndarray | None = None,
     *,
-    from_ms: int = 0,
+    from_split: bool = False,
 ) -> ResponseQuality | None:
     """Compare a model with logged answers.
 
@@ -60,14 +60,14 @@ def assess(
         dataset: the dataset it was fitted on.
         part: part whose answers are predicted.
         users: only the rows of these users.
-        from_ms: only the rows at or after this time, epoch ms.
+        from_split: only rows from their user's split time on.
 
     Returns:
         None where there are no such rows.
     """
     columns = ("user_id", "obs", "actions", "time_ms", *SIGNALS)
     rows = dataset.load(part, columns, users=users)
-    late = rows["time_ms"] >= from_ms
+    late = ~dataset.before_split(rows["user_id"], rows["time_ms"]) | (not from_split)
     if not late.any():
         return None
     if not late.all():

@@ -75,8 +75,7 @@ def prepare_course(
     assert quality is not None  # there are start states, hence rows
     uniform = None
     if dataset.manifest.parts["random"].rows:
-        split = dataset.manifest.split_time_ms
-        uniform = assess(model, dataset, "random", held_out, from_ms=split)
+        uniform = assess(model, dataset, "random", held_out, from_split=True)
     return Course(
         simulator=Simulator.for_dataset(dataset, model),
         judge=Judge(fitted_on=model.record, quality=quality, quality_uniform=uniform),

@@ -13,7 +13,8 @@ from noetik_rllib.interpret.attribution import Baseline, MarginAttributor
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.networks import IQLNetworks
-from noetik_rllib.offline.dataset import PARTS, OfflineDataset
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.split import PARTS
 from noetik_rllib.state import EVENT_SIZE
 
 if TYPE_CHECKING:

@@ -18,11 +18,7 @@ from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
 from noetik_rllib.offline.columns import column_to_numpy, fixed_lists
 from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest
-
-#: Parts of a dataset. ``train``: before the split time, users that policies may learn from.
-#: ``judge``: before the split time, users held out, to fit the simulator that evaluates policies.
-#: ``test``: from the split time on, all users. ``random``: the uniformly exposed log.
-PARTS = ("train", "judge", "test", "random")
+from noetik_rllib.offline.split import PARTS
 
 #: Columns that an RLlib reader expects, then one per signal, then the row's origin.
 RLLIB_COLUMNS = (
@@ -41,32 +37,40 @@ ORIGIN_COLUMNS = ("user_id", "video_id", "time_ms", "propensity")
 COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
 
 USERS_NAME = "users.parquet"
+#: What ids stand for where a log's ids are texts: id i is text i.
+KEYS_NAME = "keys.json"
 
 
 @dataclass(frozen=True)
 class Users:
-    """Users by row: id (n,) int64, features (n, 32) float32, held_out (n,) bool."""
+    """Users by row, ascending.
+
+    Attributes:
+        user_id: (n,) int64.
+        features: (n, 32) float32, in the order of the manifest's ``user_names``.
+        held_out: (n,) bool, kept from training.
+        split_ms: (n,) int64, time from which on the user's rows are test.
+    """
 
     user_id: np.ndarray
     features: np.ndarray
     held_out: np.ndarray
+    split_ms: np.ndarray
 
     def save(self, directory: Path) -> None:
         """Write ``directory/users.parquet``."""
-        table = pa.table(
-            {
-                "user_id": self.user_id,
-                "features": fixed_lists(self.features),
-                "held_out": self.held_out,
-            }
-        )
+        columns = {
+            name: fixed_lists(values) if values.ndim == 2 else pa.array(values)
+            for name, values in vars(self).items()
+        }
+        table = pa.table(columns)
         pq.write_table(table, directory / USERS_NAME, compression="zstd")
 
     @classmethod
     def load(cls, directory: Path) -> Users:
         """Read ``directory/users.parquet``."""
         table = pq.read_table(directory / USERS_NAME)
-        return cls(*(column_to_numpy(table[name]) for name in ("user_id", "features", "held_out")))
+        return cls(**{name: column_to_numpy(table[name]) for name in cls.__dataclass_fields__})
 
 
 class OfflineDataset:
@@ -150,6 +154,11 @@ class OfflineDataset:
             tables = [pq.read_table(file, columns=names, filters=filters) for file in files]
         table = pa.concat_tables(tables)
         return {name: column_to_numpy(table[name]) for name in names}
+
+    def before_split(self, user_id: np.ndarray, time_ms: np.ndarray) -> np.ndarray:
+        """Say of N rows whether they lie before their user's split, (N,) bool."""
+        row = np.searchsorted(self.users.user_id, user_id)
+        return np.asarray(time_ms < self.users.split_ms[row])
 
     def latest_state(self, user_id: int) -> np.ndarray:
         """Return the state (state size,) after the user's last event in any part.

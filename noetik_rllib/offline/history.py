@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noetik_rllib.data.reader import InteractionLog
+from noetik_rllib.data.interactions import LOCAL_OFFSET_MS, InteractionLog
 from noetik_rllib.data.signals import BINARY_COLUMNS, SIGNALS
 from noetik_rllib.state import (
     AGE,
@@ -20,9 +20,15 @@ from noetik_rllib.state import (
     feedback_bits,
 )
 
-#: KuaiRand's clock: local time is UTC+8. Day 0 of the Unix epoch was a Thursday, so adding three
-#: days makes the week begin on Monday.
-_LOCAL_MONDAY_OFFSET_MS = (8 + 3 * 24) * 3_600_000
+#: Day 0 of the Unix epoch was a Thursday, so adding three days makes the week begin on Monday.
+_LOCAL_MONDAY_OFFSET_MS = LOCAL_OFFSET_MS + 3 * 24 * 3_600_000
+
+
+def _spans(first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of the span that each row lies in; ``first`` marks where spans begin."""
+    starts = np.flatnonzero(first)
+    ends = np.append(starts[1:], len(first))
+    return np.repeat(starts, ends - starts), np.repeat(ends, ends - starts)
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,20 @@ class HistoryIndex:
         self.user_features = user_features
         self.signal_means = signal_means
         n = len(log)
-        rows = np.arange(n)
         new_user = np.ones(n, dtype=bool)
-        new_user[1:] = log.user_id[1:] != log.user_id[:-1]
+        new_user[1:] = user_row[1:] != user_row[:-1]
         gap_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
         new_request = new_user | (gap_ms > 0)
         new_session = new_user | (gap_ms >= SESSION_GAP_SECONDS * 1000)
-        self.user_start = np.maximum.accumulate(np.where(new_user, rows, 0))
-        self.request_start = np.maximum.accumulate(np.where(new_request, rows, 0))
-        self.session_start = np.maximum.accumulate(np.where(new_session, rows, 0))
-        # First row after each row's request: the next request start, or the end of the log.
-        starts = np.append(rows[new_request], n)
-        self.request_end = starts[np.searchsorted(starts, rows, side="right")]
+        new_state = new_request.copy()
+        new_state[1:] |= log.tab[1:] != log.tab[:-1]
+        self.user_start, _ = _spans(new_user)
+        self.request_start, self.request_end = _spans(new_request)
+        self.session_start, _ = _spans(new_session)
+        #: Rows that share a state: those of one request on one page. ``state_of`` numbers the
+        #: state of each row, ``state_rows`` is the first row of each.
+        self.state_of = np.cumsum(new_state) - 1
+        self.state_rows = np.flatnonzero(new_state)
         # sums[i] holds the signals of rows 0 to i-1, over all users: differences are exact enough
         # in float64 (a billion rows of 0 or 1).
         self.signal_sums = np.zeros((n + 1, len(SIGNALS)))
@@ -98,7 +106,7 @@ class HistoryIndex:
 
         One second passes beside the time watched, as in the simulator.
         """
-        watched = self.log.play_time_ms[rows] + 1000
+        watched = self.log.play_time_ms[rows].astype(np.int64) + 1000
         return Requests(rows, self.request_end[rows], self.log.time_ms[rows] + watched)
 
     def states(self, requests: Requests) -> np.ndarray:

@@ -7,14 +7,14 @@ cannot open (ray 2.60, ``rllib/offline/offline_prelearner.py:484``).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import pyarrow as pa
 
-from noetik_rllib.offline.columns import column_to_numpy
+from noetik_rllib.offline.parquet import Column, Lists
 
 #: Columns that stock RLlib expects in a SampleBatch line.
 _COLUMNS = ("eps_id", "t", "obs", "actions", "rewards", "new_obs", "terminateds", "truncateds")
@@ -30,25 +30,16 @@ class JsonPartWriter:
         self.file_number = 0
         self.rows_in_file = 0
         self.stream = self._open()
-        self.pending: dict[str, np.ndarray] | None = None
 
-    def write(self, table: pa.Table) -> None:
-        """Append the table's complete episodes; its last one waits for the next table."""
-        rows = {name: column_to_numpy(table[name]) for name in _COLUMNS}
-        if self.pending is not None:
-            rows = {name: np.concatenate([self.pending[name], rows[name]]) for name in _COLUMNS}
+    def write(self, columns: Mapping[str, Column]) -> None:
+        """Append rows, whole episodes only."""
+        rows = {name: _values(columns[name]) for name in _COLUMNS}
         starts = np.flatnonzero(np.diff(rows["eps_id"], prepend=-1))
-        for start, stop in pairwise(starts):
+        for start, stop in pairwise([*starts, len(rows["eps_id"])]):
             self._line({name: rows[name][start:stop] for name in _COLUMNS})
-        if len(starts):
-            self.pending = {name: rows[name][starts[-1] :] for name in _COLUMNS}
 
-    def __enter__(self) -> JsonPartWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.pending is not None:
-            self._line(self.pending)
+    def close(self) -> None:
+        """Finish the last file."""
         self.stream.close()
 
     def _open(self) -> TextIO:
@@ -66,3 +57,10 @@ class JsonPartWriter:
         content["dones"] = (rows["terminateds"] | rows["truncateds"]).tolist()
         self.stream.write(json.dumps({"type": "SampleBatch", **content}) + "\n")
         self.rows_in_file += len(rows["t"])
+
+
+def _values(column: Column) -> np.ndarray:
+    if isinstance(column, Lists):
+        return column.distinct[column.index]
+    assert isinstance(column, np.ndarray)  # _COLUMNS has no other kinds
+    return column

@@ -5,7 +5,10 @@ training part alone.
 from __future__ import annotations
 
 import json
+import zlib
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -77,6 +80,22 @@ class Part(_Strict):
     episodes: int
 
 
+class StoredFile(_Strict):
+    """A file of the dataset: its size and its CRC-32, as 8 hexadecimal digits."""
+
+    bytes: int
+    crc32: str
+
+    @classmethod
+    def of(cls, path: Path) -> StoredFile:
+        """Read a file and return what the manifest holds of it."""
+        checksum = 0
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        return cls(bytes=path.stat().st_size, crc32=f"{checksum:08x}")
+
+
 class Manifest(_Strict):
     """Everything a reader of the dataset must know; see ``docs/data.md`` for the format."""
 
@@ -85,7 +104,11 @@ class Manifest(_Strict):
     num_videos: int
     num_users: int
     episode_steps: int
-    split_time_ms: int
+    mapping: str
+    user_names: list[str]
+    split: Literal["user", "time"]
+    split_time_ms: int | None
+    random_in_train: bool
     held_out_users: float
     seed: int
     parts: dict[str, Part]
@@ -97,11 +120,20 @@ class Manifest(_Strict):
     sources: list[SourceFile]
     repairs: dict[str, int]
     logged_reward: dict[str, float]
+    files: dict[str, StoredFile]
 
     @property
     def layout(self) -> StateLayout:
         """Layout of the states in this dataset."""
         return StateLayout(self.history_length)
+
+    @property
+    def split_text(self) -> str:
+        """Say which rows are for testing."""
+        if self.split_time_ms is None:
+            return "the last 20% of each user's rows"
+        moment = datetime.fromtimestamp(self.split_time_ms / 1000, tz=timezone.utc)
+        return f"all rows from {moment:%Y-%m-%d %H:%M} UTC on"
 
     def save(self, directory: Path) -> None:
         """Write ``directory/manifest.json``."""

@@ -1,24 +1,75 @@
-"""Which row belongs to which part: time split, held-out users, the random log."""
+"""Which row belongs to which part: the time split, held-out users, the random log."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from noetik_rllib.data.reader import InteractionLog
-from noetik_rllib.errors import UserError
-
-#: Share of the standard rows before the split time.
+#: Share of the standard rows before the split.
 TRAIN_SHARE = 0.8
 
+#: "user": the last 20 % of each user's own rows are test. "time": the rows from one moment on,
+#: the same for all users, are.
+Split = Literal["user", "time"]
 
-def split_time(log: InteractionLog) -> int:
-    """Time in ms at which the last 20 % of the standard rows begin.
+#: Parts of a dataset, in their order. ``train``: before the split, users that policies may learn
+#: from. ``judge``: before the split, users held out, to fit the simulator that evaluates
+#: policies. ``test``: from the split on, all users. ``random``: the uniformly exposed log.
+PARTS = ("train", "judge", "test", "random")
+TRAIN, JUDGE, TEST, RANDOM = range(len(PARTS))
 
-    One time for all users: no training row is later than any test row, and a request, whose rows
-    share their time, is never cut.
+#: A split time later than any row.
+NEVER_MS = 2**62
+
+
+def user_split_times(
+    user_row: np.ndarray, time_ms: np.ndarray, is_random: np.ndarray, num_users: int
+) -> np.ndarray:
+    """Return the time of each user from which on their rows are test, (num_users,) int64.
+
+    It is the time of the request with which the last 20 % of the user's standard rows begin, to
+    the nearest row: a request is never cut. ``NEVER_MS`` where no row is left for test.
+
+    Args:
+        user_row: user of each row, (N,), ascending.
+        time_ms: (N,), ascending within a user.
+        is_random: whether the row was drawn uniformly, (N,) bool.
+        num_users: user_row runs from 0 to this, exclusively.
     """
-    times = np.sort(log.time_ms[~log.is_random])
-    return int(times[int(TRAIN_SHARE * len(times))])
+    standard = np.flatnonzero(~is_random)
+    counts = np.bincount(user_row[standard], minlength=num_users)
+    first = np.cumsum(counts) - counts
+    kept = np.floor(TRAIN_SHARE * counts + 0.5).astype(np.int64)
+    split = np.full(num_users, NEVER_MS, dtype=np.int64)
+    some = kept < counts
+    split[some] = time_ms[standard[(first + kept)[some]]]
+    return split
+
+
+class TimeQuantile:
+    """Finds the moment before which a share of all rows lies, over any number of shards.
+
+    Whole seconds are counted, so it is exact to the second and needs no more memory than the log
+    has seconds.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = np.zeros(0, dtype=np.int64)
+        self._counts = np.zeros(0, dtype=np.int64)
+
+    def add(self, time_ms: np.ndarray) -> None:
+        """Count times, (N,) int64 ms."""
+        seconds = np.concatenate([self._seconds, time_ms // 1000])
+        weights = np.concatenate([self._counts, np.ones(len(time_ms), dtype=np.int64)])
+        self._seconds, place = np.unique(seconds, return_inverse=True)
+        self._counts = np.bincount(place, weights=weights).astype(np.int64)
+
+    def at(self, share: float) -> int:
+        """Return the latest whole second, in ms, before which at most ``share`` of the rows lie."""
+        before = np.cumsum(self._counts) - self._counts
+        place = np.searchsorted(before, share * self._counts.sum(), side="right") - 1
+        return int(self._seconds[max(place, 0)]) * 1000
 
 
 def held_out(user_id: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -35,26 +86,22 @@ def held_out(user_id: np.ndarray, share: float, seed: int) -> np.ndarray:
     return x.astype(np.float64) / 2.0**64 < share
 
 
-def split_rows(
-    log: InteractionLog, time_ms: int, row_held_out: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Rows of each part, ascending int64: train, judge, test, random (``dataset.PARTS``).
+def part_of(
+    user_row: np.ndarray,
+    time_ms: np.ndarray,
+    is_random: np.ndarray,
+    split_ms: np.ndarray,
+    user_held_out: np.ndarray,
+) -> np.ndarray:
+    """Return the part of each of N rows, (N,) int8: a position in ``PARTS``.
 
-    Raises:
-        UserError: a part that training or evaluation cannot do without is empty.
+    Args:
+        user_row: user of each row, (N,).
+        time_ms: (N,).
+        is_random: whether the row was drawn uniformly, (N,) bool.
+        split_ms: split time of each user, (n,).
+        user_held_out: whether a user is kept from training, (n,) bool.
     """
-    standard = ~log.is_random
-    early = log.time_ms < time_ms
-    parts = {
-        "train": standard & early & ~row_held_out,
-        "judge": standard & early & row_held_out,
-        "test": standard & ~early,
-        "random": log.is_random,
-    }
-    for name in ("train", "judge", "test"):
-        if not parts[name].any():
-            raise UserError(
-                f"the log has too few rows or users for a split: part '{name}' would be empty "
-                f"({standard.sum()} standard rows, {len(np.unique(log.user_id))} users)"
-            )
-    return {name: np.flatnonzero(mask) for name, mask in parts.items()}
+    early = time_ms < split_ms[user_row]
+    part = np.where(early, np.where(user_held_out[user_row], JUDGE, TRAIN), TEST)
+    return np.where(is_random, RANDOM, part).astype(np.int8)

@@ -1,44 +1,48 @@
-"""``noetik data prepare``: from KuaiRand's CSV files to an offline dataset for RLlib."""
+"""``noetik data prepare``: from CSV files to an offline dataset for RLlib."""
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from noetik_rllib.data.reader import KuaiRand, Progress, read_kuairand
-from noetik_rllib.data.schema import RANDOM_POOL_SIZE
+from noetik_rllib.data.interactions import InteractionLog
+from noetik_rllib.data.mapping import Mapping
+from noetik_rllib.data.reader import SHARD_BYTES, Progress, Source, read_source
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, make_directory
-from noetik_rllib.offline.columns import fixed_lists
-from noetik_rllib.offline.dataset import COLUMNS, PARTS, Users
-from noetik_rllib.offline.episodes import Episodes, cut_episodes
-from noetik_rllib.offline.features import (
-    build_catalog,
-    fit_duration,
-    fit_normaliser,
-    fit_vocabulary,
-    user_counts,
-    user_features,
+from noetik_rllib.io import atomic_directory, make_directory, write_json
+from noetik_rllib.offline.catalog import CATALOG_NAME, IdIndex
+from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, Users
+from noetik_rllib.offline.features import ItemTable, UserTable, fit_normaliser
+from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest, SignalMoments, StoredFile
+from noetik_rllib.offline.part_files import PartFiles
+from noetik_rllib.offline.rows import Block, PartRows, RowSettings, build_rows
+from noetik_rllib.offline.split import (
+    JUDGE,
+    NEVER_MS,
+    RANDOM,
+    TEST,
+    TRAIN,
+    TRAIN_SHARE,
+    Split,
+    TimeQuantile,
+    held_out,
+    part_of,
+    user_split_times,
 )
-from noetik_rllib.offline.history import HistoryIndex
-from noetik_rllib.offline.json_writer import JsonPartWriter
-from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest, Part, SignalMoments
-from noetik_rllib.offline.split import held_out, split_rows, split_time
 from noetik_rllib.state import MAX_VIDEOS, StateLayout
 
-#: Rows per Parquet file: some 130 MB of states before compression, so that files stay near the
-#: 64 to 256 MiB that Ray Data recommends and a learner can take its share by file.
-ROWS_PER_FILE = 131_072
-#: Rows built at a time: bounds memory to some 70 MB.
-_ROWS_PER_CHUNK = 32_768
+#: Rows built at a time and core: their distinct states take up to 130 MB.
+_ROWS_PER_BLOCK = 131_072
+#: Rows summed at a time.
+_ROWS_PER_SUM = 1 << 20
 
 Format = Literal["parquet", "json"]
 
@@ -50,17 +54,26 @@ class PrepareConfig:
     Attributes:
         history_length: past events in a state; 16 makes a state of 128.
         episode_steps: longest episode; 10, the length of an environment's episode.
+        split: "user" cuts each user's own last 20 %, so that every user with some rows is in
+            train and in test; "time" cuts at one moment for all.
+        random_in_train: add the uniformly exposed rows before the split, of users that are not
+            held out, to train; the part random then lacks them.
         held_out_users: share of users kept from training, to fit and start the evaluation's
             simulator on. A fifth leaves the simulator some thousands of users on KuaiRand-Pure.
         seed: decides which users are held out.
         format: "json" writes RLlib's SampleBatch lines to ``json/`` beside the Parquet files.
+        shard_bytes: CSV bytes of the log that are worked on at a time; a larger log goes through
+            a temporary folder.
     """
 
     history_length: int = 16
     episode_steps: int = 10
+    split: Split = "user"
+    random_in_train: bool = False
     held_out_users: float = 0.2
     seed: int = 0
     format: Format = "parquet"
+    shard_bytes: int = SHARD_BYTES
 
     def __post_init__(self) -> None:
         StateLayout(self.history_length)  # refuses a length that cannot be
@@ -79,15 +92,17 @@ def prepare(
     out: str | Path,
     config: PrepareConfig | None = None,
     *,
+    mapping: Mapping | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Read a KuaiRand folder and write the offline dataset ``out``.
+    """Read a folder of CSV files and write the offline dataset ``out``.
 
     Args:
         source: folder of CSV files.
         out: folder to write; it appears only once it is complete.
         config: how; defaults as documented there.
+        mapping: what the columns mean; KuaiRand's layout where not given.
         overwrite: replace ``out`` if it is a dataset already.
         progress: called with what is being done and the share done, 0 to 1.
 
@@ -102,215 +117,260 @@ def prepare(
             hint = "use --overwrite to replace it" if is_dataset else "choose another --out"
             raise UserError(f"{out} exists already: {hint}")
     make_directory(out.parent)  # before the long reading, not after it
-    kuairand = read_kuairand(source, progress)
     with atomic_directory(out) as folder:
-        return _write(kuairand, folder, config, progress)
-
-
-def _write(
-    kuairand: KuaiRand, folder: Path, config: PrepareConfig, progress: Progress | None
-) -> Manifest:
-    log = kuairand.log
-    user_id = np.union1d(np.unique(log.user_id), kuairand.users.index.to_numpy())
-    user_held_out = held_out(user_id, config.held_out_users, config.seed)
-    user_row = np.searchsorted(user_id, log.user_id)
-    time_ms = split_time(log)
-    parts = split_rows(log, time_ms, user_held_out[user_row])
-
-    # Everything below that is fitted sees the training rows only.
-    train = parts["train"]
-    train_signals = log.signals[train].astype(np.float64)
-    moments = SignalMoments(
-        mean=train_signals.mean(axis=0).tolist(),
-        covariance=np.cov(train_signals, rowvar=False, bias=True).tolist(),
-    )
-    trained_videos = np.unique(log.video_id[train])
-    vocabulary = fit_vocabulary(kuairand.videos, trained_videos)
-    duration = fit_duration(kuairand.videos, trained_videos)
-    counts = fit_normaliser(user_counts(kuairand.users, np.unique(log.user_id[train])))
-
-    # Videos known from a log alone come last, those of the training part first, so that no test
-    # row moves the index of a video in training.
-    known = kuairand.videos.index.to_numpy()
-    log_only_train = np.setdiff1d(trained_videos, known)
-    log_only_rest = np.setdiff1d(np.unique(log.video_id), np.union1d(known, trained_videos))
-    log_only = np.concatenate([log_only_train, log_only_rest])
-    if len(known) + len(log_only) > MAX_VIDEOS:
-        raise UserError(
-            f"{len(known) + len(log_only):,} videos: a state holds video numbers exactly only up "
-            f"to {MAX_VIDEOS:,}; restrict the catalogue to the videos of interest"
+        shards = folder / "shards"
+        data = read_source(
+            source,
+            mapping,
+            spill_folder=shards,
+            shard_bytes=config.shard_bytes,
+            progress=progress,
         )
-    catalog = build_catalog(kuairand.videos, log_only, vocabulary, duration)
-    catalog.save(folder)
-    users = Users(user_id, user_features(kuairand.users, user_id, counts), user_held_out)
-    users.save(folder)
-
-    index = HistoryIndex(
-        layout=StateLayout(config.history_length),
-        log=log,
-        user_row=user_row,
-        user_features=users.features,
-        video_index=catalog.index_of(log.video_id),
-        signal_means=np.array(moments.mean),
-    )
-    writer = _PartWriter(
-        folder=folder,
-        index=index,
-        config=config,
-        # Uniform over the published pool where the catalogue is larger than that (1K and 27K).
-        random_propensity=1.0 / min(len(catalog), RANDOM_POOL_SIZE),
-        total_rows=sum(map(len, parts.values())),
-        progress=progress,
-    )
-    sizes = {name: writer.write(name, parts[name]) for name in PARTS}
-    reward = RewardWeights()
-    manifest = Manifest(
-        history_length=config.history_length,
-        num_videos=len(catalog),
-        num_users=len(user_id),
-        episode_steps=config.episode_steps,
-        split_time_ms=time_ms,
-        held_out_users=config.held_out_users,
-        seed=config.seed,
-        parts=sizes,
-        reward=reward,
-        signals=moments,
-        vocabulary=vocabulary,
-        user_numeric=counts,
-        video_duration=duration,
-        sources=kuairand.sources,
-        repairs=kuairand.repairs,
-        logged_reward={
-            name: float((log.signals[rows].astype(np.float64) @ reward.as_array()).mean())
-            for name, rows in parts.items()
-            if len(rows)
-        },
-    )
-    manifest.save(folder)
-    return manifest
+        manifest = _Preparation(data, config, folder, progress).write()
+        data.logs.remove()
+        return manifest
 
 
-class _RollingParquet:
-    """Writes tables to ``part-00000.parquet``, ... of at most ``ROWS_PER_FILE`` rows each."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.files = 0
-        self.rows = 0
-        self.writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> _RollingParquet:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        """Append a table."""
-        if self.writer is not None and self.rows + len(table) > ROWS_PER_FILE:
-            self.writer.close()
-            self.writer = None
-        if self.writer is None:
-            path = self.folder / f"part-{self.files:05d}.parquet"
-            self.writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-            self.files += 1
-            self.rows = 0
-        self.writer.write_table(table)
-        self.rows += len(table)
-
-
-class _PartWriter:
-    """Writes the parts of a dataset, one after the other, a chunk of rows at a time."""
+class _Preparation:
+    """The making of one dataset: what is known of its users and videos, then its rows."""
 
     def __init__(
-        self,
-        *,
-        folder: Path,
-        index: HistoryIndex,
-        config: PrepareConfig,
-        random_propensity: float,
-        total_rows: int,
-        progress: Progress | None,
+        self, data: Source, config: PrepareConfig, folder: Path, progress: Progress | None
     ) -> None:
-        self.folder = folder
-        self.index = index
+        self.data = data
         self.config = config
-        self.random_propensity = random_propensity
-        self.total_rows = total_rows
-        self.progress = progress
-        self.rows_done = 0
-        self.first_episode = 0
-        self.weights = RewardWeights().as_array().astype(np.float32)
+        self.folder = folder
+        self.progress = progress or (lambda doing, share: None)
 
-    def write(self, part: str, rows: np.ndarray) -> Part:
-        """Write the log's ``rows`` as ``part`` and return its size."""
-        user_id = self.index.log.user_id[rows]
-        if part == "random":
-            # Between two random rows of a user lie standard ones: each is an episode of its own.
-            alone = np.arange(len(rows))
-            episodes = cut_episodes(alone, alone, self.config.episode_steps)
+    def write(self) -> Manifest:
+        """Fit on the training rows, write every file, return the manifest."""
+        self.progress("splitting", 0.0)
+        self._find_users()
+        self._find_split()
+        items, trained = self._find_videos()
+        # Everything below that is fitted sees the training rows only.
+        vocabulary = items.vocabulary(trained)
+        duration = fit_normaliser(items.ln_duration[trained][:, None])
+        counts = fit_normaliser(self.user_table.numbers()[self.trained_users])
+        users = Users(self.user_id, self.user_table.encode(counts), self.held_out, self.split_ms)
+        moments = self._moments()
+        users.save(self.folder)
+        with ThreadPoolExecutor(max_workers=1) as background:
+            catalog = background.submit(
+                lambda: items.catalog(vocabulary, duration).save(self.folder)
+            )
+            pool = self.data.mapping.log.random_pool or len(items)
+            settings = RowSettings(
+                layout=StateLayout(self.config.history_length),
+                episode_steps=self.config.episode_steps,
+                user_features=users.features,
+                signal_means=np.array(moments.mean),
+                video_index=self.video_index,
+                random_propensity=1.0 / min(len(items), pool),
+                keep_columns=self.config.format == "json",
+            )
+            files = self._write_rows(settings)
+            catalog.result()
+        parts = files.close()
+        names = [CATALOG_NAME, USERS_NAME]
+        if self.data.user_keys is not None:
+            keys = {"users": self.data.user_keys, "items": self.data.item_keys}
+            write_json(self.folder / KEYS_NAME, keys)
+            names.append(KEYS_NAME)
+        stored = {name: StoredFile.of(self.folder / name) for name in names}
+        manifest = Manifest(
+            history_length=self.config.history_length,
+            num_videos=len(items),
+            num_users=len(self.user_id),
+            episode_steps=self.config.episode_steps,
+            mapping=self.data.mapping.name,
+            user_names=list(self.data.mapping.user_names),
+            split=self.config.split,
+            split_time_ms=int(self.split_ms[0]) if self.config.split == "time" else None,
+            random_in_train=self.config.random_in_train,
+            held_out_users=self.config.held_out_users,
+            seed=self.config.seed,
+            parts=parts,
+            reward=RewardWeights(),
+            signals=moments,
+            vocabulary=vocabulary,
+            user_numeric=counts,
+            video_duration=duration,
+            sources=self.data.sources,
+            repairs={
+                **self.data.repairs,
+                **self._unknown(items),
+                **self.user_table.counts(),
+                **items.counts(),
+            },
+            logged_reward={
+                part: files.reward_sums[part] / size.rows
+                for part, size in parts.items()
+                if size.rows
+            },
+            files=dict(sorted({**stored, **files.stored}.items())),
+        )
+        manifest.save(self.folder)
+        return manifest
+
+    def _find_users(self) -> None:
+        """Give every user of the logs and of the features file a row."""
+        data = self.data
+        logged = [_runs(log.user_id)[0] for log in data.logs]
+        keys = np.zeros(0, dtype=np.int64)
+        if data.users is not None and data.mapping.users is not None:
+            keys = data.users[data.mapping.users.key].to_numpy()
+        self.logged_users = np.concatenate(logged)
+        self.user_id = np.union1d(self.logged_users, keys)
+        self.user_table = UserTable(data.users, data.mapping.users, self.user_id, keys)
+        self.held_out = held_out(self.user_id, self.config.held_out_users, self.config.seed)
+
+    def _user_row(self, log: InteractionLog) -> np.ndarray:
+        users, counts = _runs(log.user_id)
+        return np.repeat(np.searchsorted(self.user_id, users), counts)
+
+    def _find_split(self) -> None:
+        """Find every user's split time, and with it the part of each row."""
+        n = len(self.user_id)
+        if self.config.split == "time":
+            quantile = TimeQuantile()
+            for log in self.data.logs:
+                quantile.add(log.time_ms[~log.is_random])
+            self.split_ms = np.full(n, quantile.at(TRAIN_SHARE), dtype=np.int64)
         else:
-            session = self.index.session_start[rows]
-            episodes = cut_episodes(user_id, session, self.config.episode_steps)
-        with ExitStack() as stack:
-            parquet = stack.enter_context(_RollingParquet(self.folder / part))
-            lines = None
-            if self.config.format == "json":
-                lines = stack.enter_context(
-                    JsonPartWriter(self.folder / "json" / part, ROWS_PER_FILE)
+            self.split_ms = np.full(n, NEVER_MS, dtype=np.int64)
+            for log in self.data.logs:
+                times = user_split_times(self._user_row(log), log.time_ms, log.is_random, n)
+                self.split_ms = np.minimum(self.split_ms, times)
+        # One byte a row, so that even the largest log's parts stay in memory.
+        self.parts = [self._part(log) for log in self.data.logs]
+
+    def _part(self, log: InteractionLog) -> np.ndarray:
+        row = self._user_row(log)
+        part = part_of(row, log.time_ms, log.is_random, self.split_ms, self.held_out)
+        if self.config.random_in_train:
+            early = log.time_ms < self.split_ms[row]
+            part[log.is_random & early & ~self.held_out[row]] = TRAIN
+        return part
+
+    def _find_videos(self) -> tuple[ItemTable, np.ndarray]:
+        """Give every video an index; say which were shown in training, (n,) bool.
+
+        Raises:
+            UserError: too many videos, or a part that nothing can do without is empty.
+        """
+        data = self.data
+        keys = np.zeros(0, dtype=np.int64)
+        if data.items is not None and data.mapping.items is not None:
+            keys = data.items[data.mapping.items.key].to_numpy()
+        featured = np.sort(keys)
+        index = IdIndex(featured)
+        sizes = np.zeros(4, dtype=np.int64)
+        trained = np.zeros(len(featured), dtype=bool)
+        unknown: list[list[np.ndarray]] = [[], []]
+        self.trained_users = np.zeros(len(self.user_id), dtype=bool)
+        for log, part in zip(data.logs, self.parts, strict=True):
+            train = part == TRAIN
+            sizes += np.bincount(part, minlength=4)
+            self.trained_users[self._user_row(log)[train]] = True
+            place = index.of(log.video_id)
+            featured_too = place >= 0
+            trained[place[train & featured_too]] = True
+            for number, rows in enumerate((~featured_too, train & ~featured_too)):
+                unknown[number].append(np.unique(log.video_id[rows]))
+        self._require(sizes)
+        every, first = (np.unique(np.concatenate(ids)) for ids in unknown)
+        log_only = np.concatenate([first, np.setdiff1d(every, first)])
+        if len(keys) + len(log_only) > MAX_VIDEOS:
+            raise UserError(
+                f"{len(keys) + len(log_only):,} videos: a state holds video numbers exactly only "
+                f"up to {MAX_VIDEOS:,}; restrict the catalogue to the videos of interest"
+            )
+        items = ItemTable(data.items, data.mapping.items, keys, log_only)
+        self.video_index = IdIndex(items.video_id)
+        return items, np.concatenate([trained, np.arange(len(log_only)) < len(first)])
+
+    def _require(self, sizes: np.ndarray) -> None:
+        for number, name in ((TRAIN, "train"), (JUDGE, "judge"), (TEST, "test")):
+            if not sizes[number]:
+                raise UserError(
+                    f"the log has too few rows or users for a split: part '{name}' would be empty "
+                    f"({sizes.sum() - sizes[RANDOM]} standard rows, {len(self.user_id)} users)"
                 )
-            for table in self._chunks(part, rows, episodes):
-                parquet.write(table)
-                if lines:
-                    lines.write(table)
-                self.rows_done += len(table)
-                if self.progress:
-                    self.progress(f"writing {part}", self.rows_done / self.total_rows)
-        num_episodes = int(episodes.number[-1]) + 1 if len(rows) else 0
-        self.first_episode += num_episodes
-        return Part(rows=len(rows), users=len(np.unique(user_id)), episodes=num_episodes)
 
-    def _chunks(self, part: str, rows: np.ndarray, episodes: Episodes) -> Iterator[pa.Table]:
-        """Yield the part's rows as tables; one empty table for an empty part."""
-        for start in range(0, max(len(rows), 1), _ROWS_PER_CHUNK):
-            yield self._table(part, rows, episodes, slice(start, start + _ROWS_PER_CHUNK))
-
-    def _table(self, part: str, rows: np.ndarray, episodes: Episodes, chunk: slice) -> pa.Table:
-        log, index = self.index.log, self.index
-        here = rows[chunk]
-        obs = index.states(index.before(here))
-        new_obs = np.empty_like(obs)
-        continues = episodes.continues[chunk]
-        # The state after a row is the user's next request, else the moment after watching.
-        following = np.flatnonzero(continues)
-        inside = following[following + 1 < len(here)]
-        new_obs[inside] = obs[inside + 1]
-        if len(following) > len(inside):  # the next request lies in the next chunk
-            new_obs[-1:] = index.states(index.before(rows[chunk.stop : chunk.stop + 1]))
-        last = np.flatnonzero(~continues)
-        new_obs[last] = index.states(index.after(here[last]))
-
-        signals = log.signals[here]
-        n = len(here)
-        propensity = self.random_propensity if part == "random" else np.nan
-        columns = {
-            "eps_id": episodes.number[chunk] + self.first_episode,
-            "agent_id": pa.repeat("default_agent", n),
-            "module_id": pa.repeat("default_policy", n),
-            "t": episodes.step[chunk].astype(np.int32),
-            "obs": fixed_lists(obs),
-            "actions": index.events[here, 0].astype(np.int64) - 1,
-            "rewards": signals @ self.weights,
-            "new_obs": fixed_lists(new_obs),
-            "terminateds": episodes.terminated[chunk],
-            "truncateds": episodes.truncated[chunk],
-            **{name: signals[:, place].copy() for place, name in enumerate(SIGNALS)},
-            "user_id": log.user_id[here],
-            "video_id": log.video_id[here],
-            "time_ms": log.time_ms[here],
-            # Of the standard log nobody knows the propensity: not a number, rather than a guess.
-            "propensity": np.full(n, propensity, dtype=np.float32),
+    def _unknown(self, items: ItemTable) -> dict[str, int]:
+        known = self.user_table.known[np.searchsorted(self.user_id, self.logged_users)]
+        return {
+            "users_without_features": int(np.count_nonzero(~known)),
+            "videos_without_features": len(items) - items.with_features,
         }
-        return pa.table({name: columns[name] for name in COLUMNS})
+
+    def _moments(self) -> SignalMoments:
+        """Mean and covariance of the signals over the training rows."""
+        count, total = 0, np.zeros(len(SIGNALS))
+        products = np.zeros((len(SIGNALS), len(SIGNALS)))
+        for log, part in zip(self.data.logs, self.parts, strict=True):
+            train = np.flatnonzero(part == TRAIN)
+            for start in range(0, len(train), _ROWS_PER_SUM):
+                rows = log.signals[train[start : start + _ROWS_PER_SUM]].astype(np.float64)
+                total += rows.sum(axis=0)
+                products += rows.T @ rows
+            count += len(train)
+        mean = total / count
+        return SignalMoments(
+            mean=mean.tolist(), covariance=(products / count - np.outer(mean, mean)).tolist()
+        )
+
+    def _write_rows(self, settings: RowSettings) -> PartFiles:
+        """Build blocks of rows on all cores and write them in order."""
+        files = PartFiles(self.folder, json=self.config.format == "json")
+        total = sum(source.rows for source in self.data.sources)
+        done = 0
+        cores = os.cpu_count() or 1
+        try:
+            with ThreadPoolExecutor(max_workers=cores) as threads:
+                # A window, so that packed blocks do not pile up before the disk.
+                window: deque[Future[list[PartRows]]] = deque()
+                for block in self._blocks():
+                    window.append(threads.submit(build_rows, block, settings))
+                    if len(window) > cores + 1:
+                        done += self._put(files, window.popleft())
+                        self.progress("writing", min(1.0, done / total))
+                while window:
+                    self._put(files, window.popleft())
+        except BaseException:
+            files.abort()
+            raise
+        return files
+
+    @staticmethod
+    def _put(files: PartFiles, block: Future[list[PartRows]]) -> int:
+        rows = block.result()
+        for part in rows:
+            files.write(part)
+        return sum(part.group.rows for part in rows)
+
+    def _blocks(self) -> Iterator[Block]:
+        """Cut the log into whole users, about ``_ROWS_PER_BLOCK`` rows each.
+
+        Only rows before the split count, so that no later row moves a block's border, and with it
+        the bytes of a training file.
+        """
+        for log, part in zip(self.data.logs, self.parts, strict=True):
+            row = self._user_row(log)
+            first = np.flatnonzero(np.diff(row, prepend=-1))
+            early = np.add.reduceat((part == TRAIN) | (part == JUDGE), first, dtype=np.int64)
+            number = (np.cumsum(early) - early) // _ROWS_PER_BLOCK
+            starts = first[np.flatnonzero(np.diff(number, prepend=-1))]
+            for start, stop in zip(starts, [*starts[1:], len(log)], strict=True):
+                yield Block(
+                    log=log.rows(start, stop),
+                    user_row=row[start:stop],
+                    part=part[start:stop],
+                )
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a sorted array and how often each stands there."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return values[starts], np.diff(np.append(starts, len(values)))

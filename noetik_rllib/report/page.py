@@ -10,7 +10,6 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,6 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
     progress = run.progress()
     metrics = list(next(iter(result.policies.values()))) if result else []
     held_out = set(dataset.users.user_id[dataset.users.held_out].tolist())
-    split = datetime.fromtimestamp(manifest.split_time_ms / 1000, tz=timezone.utc)
     return {
         "name": run.directory.resolve().name,
         "directory": str(run.directory),
@@ -167,7 +165,6 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
         "configuration": _configuration(run.config),
         "dataset": dataset.directory,
         "manifest": manifest,
-        "split": f"{split:%Y-%m-%d %H:%M} UTC",
         "held_out": len(held_out),
         "reward": _reward(run.config.reward),
         "last": progress[-1] if progress else {},

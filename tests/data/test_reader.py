@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noetik_rllib.data.reader import read_kuairand
+from noetik_rllib.data.reader import read_source
 from noetik_rllib.data.signals import SIGNALS, RewardWeights, watch_ratio
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.writer import prepare
+from noetik_rllib.offline.writer import PrepareConfig, prepare
 
 LOG = "log_standard_4_08_to_4_21_pure.csv"
 VIDEOS = "video_features_basic_pure.csv"
@@ -40,7 +40,7 @@ def set_field(line: str, column: int, value: str) -> str:
 
 def test_rows_are_sorted_and_duplicates_dropped(tiny_world: Path) -> None:
     """Fails if the two interleaved runs of a published file stay unsorted or rows count twice."""
-    read = read_kuairand(tiny_world)
+    read = read_source(tiny_world)
     log = read.log
     order = np.lexsort((log.time_ms, log.user_id))
     np.testing.assert_array_equal(order, np.arange(len(log)))
@@ -58,7 +58,7 @@ def test_unknown_duration_counts_18_seconds_as_whole() -> None:
 def test_negative_play_time_becomes_zero_and_is_counted(world: Path) -> None:
     """Fails if KuaiRand's negative play times reach the reward, or vanish unseen."""
     edit(world / "data" / LOG, lambda lines: [*lines, set_field(lines[1], 12, "-8")])
-    read = read_kuairand(world)
+    read = read_source(world)
     assert read.repairs["negative_play_time_set_to_0"] == 1
     assert read.log.play_time_ms.min() == 0
 
@@ -95,9 +95,9 @@ BROKEN: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
     "text in a number": (
         LOG,
         lambda lines: [*lines[:5], set_field(lines[5], 4, "yesterday"), *lines[6:]],
-        "invalid value 'yesterday'",
+        ":6: column 'time_ms' is 'yesterday'",
     ),
-    "short line": (LOG, lambda lines: [*lines, "1,2,3"], "Expected 19 columns, got 3"),
+    "short line": (LOG, lambda lines: [*lines, "1,2,3"], "is the last of 3 on this line; expected 19 columns"),
     "blank value": (
         LOG,
         lambda lines: [*lines[:3], set_field(lines[3], 12, ""), *lines[4:]],
@@ -106,12 +106,12 @@ BROKEN: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
     "flag of 2": (
         LOG,
         lambda lines: [*lines[:7], set_field(lines[7], 5, "2"), *lines[8:]],
-        ":8: column 'is_click' is 2; expected 0 to 1",
+        ":8: column 'is_click' is 2; expected a whole number from 0 to 1",
     ),
     "tab of 15": (
         LOG,
         lambda lines: [lines[0], set_field(lines[1], 18, "15"), *lines[2:]],
-        ":2: column 'tab' is 15; expected 0 to 14",
+        ":2: column 'tab' is 15; expected a whole number from 0 to 14",
     ),
     "time in seconds": (
         LOG,
@@ -129,7 +129,7 @@ BROKEN: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
     "tag of letters": (
         VIDEOS,
         lambda lines: [lines[0], set_field(lines[1], 11, "cats"), *lines[2:]],
-        "tag 'cats'",
+        ":2: column 'tag' is 'cats'",
     ),
 }
 
@@ -151,20 +151,20 @@ def test_broken_input_is_named_and_leaves_nothing(case: str, world: Path) -> Non
 def test_missing_folders_and_files_are_named(world: Path, tmp_path: Path) -> None:
     """Fails if a wrong path ends in a traceback or a vague message."""
     with pytest.raises(UserError, match="nowhere is not a folder"):
-        read_kuairand(tmp_path / "nowhere")
+        read_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"expected log_standard_\*\.csv"):
-        read_kuairand(tmp_path / "empty")
+        read_source(tmp_path / "empty")
     (world / "data" / USERS).unlink()
     with pytest.raises(UserError, match=r"holds no user_features_\*\.csv"):
-        read_kuairand(world)
+        read_source(world)
 
 
 def test_a_byte_order_mark_is_read_over(world: Path, tiny_world: Path) -> None:
     """Fails if a file that an office program has saved is refused over an invisible character."""
     for path in (world / "data").glob("*.csv"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    np.testing.assert_array_equal(read_kuairand(world).log.time_ms, read_kuairand(tiny_world).log.time_ms)
+    np.testing.assert_array_equal(read_source(world).log.time_ms, read_source(tiny_world).log.time_ms)
 
 
 def test_bytes_that_are_no_text_are_refused(world: Path) -> None:
@@ -172,7 +172,7 @@ def test_bytes_that_are_no_text_are_refused(world: Path) -> None:
     path = world / "data" / LOG
     path.write_bytes(b"\xff\xfe\x00" + path.read_bytes())
     with pytest.raises(UserError, match=LOG):
-        read_kuairand(world)
+        read_source(world)
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_world: Path, tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_real_pure_rows(kuairand_pure: Path, tmp_path: Path) -> None:
     """Fails if reading the real KuaiRand-Pure slice loses, invents or misreads rows."""
     manifest = prepare(kuairand_pure, tmp_path / "pure")
     assert {part: size.rows for part, size in manifest.parts.items()} == {
-        "train": 115_684,
-        "judge": 29_415,
-        "test": 36_275,
+        "train": 116_031,
+        "judge": 29_556,
+        "test": 35_787,
         "random": 71,
     }
     assert (manifest.num_users, manifest.num_videos) == (27_285, 7_583)
@@ -242,14 +242,41 @@ def test_real_pure_rows(kuairand_pure: Path, tmp_path: Path) -> None:
         "duplicate_rows_dropped": 4_687,
         "negative_play_time_set_to_0": 0,
         "unknown_duration_rows": 2_818,
+        "rows_dated_a_day_ahead": 1_634,
+        "sorted_runs_merged": 0,
         "users_without_features": 0,
         "videos_without_features": 0,
+        "users_with_blank_features": 714,
+        "users_with_unknown_live_streamer": 21_127,
         "videos_without_duration": 239,
         "videos_without_tag": 96,
+        "videos_with_several_tags": 1_791,
     }
-    means = dict(zip(SIGNALS, manifest.signals.mean, strict=True))
-    assert means["click"] == pytest.approx(0.45105, abs=1e-5)
-    assert means["watch_ratio"] == pytest.approx(0.30607, abs=1e-5)
-    assert means["long_view"] == pytest.approx(0.31743, abs=1e-5)
+    assert {source.name: source.rows for source in manifest.sources} == {
+        "log_standard_4_08_to_4_21_pure.csv": 1_000,
+        "log_standard_4_22_to_5_08_pure.csv": 185_061,
+        "log_random_4_22_to_5_08_pure.csv": 71,
+        "user_features_pure.csv": 27_285,
+        "video_features_basic_pure.csv": 7_583,
+    }
+    means = dict(zip(SIGNALS, np.round(manifest.signals.mean, 5).tolist(), strict=True))
+    assert means == {
+        "click": 0.45238,
+        "watch_ratio": 0.30769,
+        "long_view": 0.31872,
+        "like": 0.01772,
+        "follow": 0.00125,
+        "comment": 0.00264,
+        "forward": 0.00085,
+        "hate": 0.00089,
+        "profile_enter": 0.01871,
+    }
+    by_time = prepare(kuairand_pure, tmp_path / "by_time", PrepareConfig(split="time"))
+    assert {part: size.rows for part, size in by_time.parts.items()} == {
+        "train": 115_684,
+        "judge": 29_415,
+        "test": 36_275,
+        "random": 71,
+    }
     rows = OfflineDataset(tmp_path / "pure").load("random", ["propensity"])
     np.testing.assert_allclose(rows["propensity"], 1 / 7_583, rtol=1e-6)

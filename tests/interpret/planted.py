@@ -54,7 +54,6 @@ def catalog() -> Catalog:
         video_id=index + 100,
         author_id=index,
         duration_ms=np.full(VIDEOS, 10_000),
-        upload_type=np.array(["ShortImport"] * VIDEOS, dtype=object),
         tags=tags,
         tag_codes=tags + 1,
         video_type_code=np.ones(VIDEOS, dtype=np.int64),

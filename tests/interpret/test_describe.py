@@ -44,7 +44,6 @@ CATALOG = Catalog(
     video_id=np.arange(5) + 100,
     author_id=np.array([7, 9, 9, 8, -1]),
     duration_ms=np.array([10_000, 0, 14_000, 20_000, 30_000]),
-    upload_type=np.array(["ShortImport"] * 5, dtype=object),
     tags=np.array([[8, -1], [5, -1], [8, 39], [5, -1], [-1, -1]]),
     tag_codes=np.ones((5, 2), dtype=np.int64),
     video_type_code=np.ones(5, dtype=np.int64),

@@ -8,14 +8,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noetik_rllib.data.reader import InteractionLog, read_kuairand
+from noetik_rllib.data.interactions import InteractionLog
+from noetik_rllib.data.reader import read_source
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.offline.dataset import COLUMNS, OfflineDataset
 from noetik_rllib.offline.history import HistoryIndex
-from noetik_rllib.offline.writer import prepare
+from noetik_rllib.offline.split import PARTS, TRAIN, Split, part_of, user_split_times
+from noetik_rllib.offline.writer import PrepareConfig, prepare
 from noetik_rllib.state import AGE, StateLayout
 
 LAYOUT = StateLayout(history_length=5)
@@ -92,6 +95,40 @@ def test_changing_an_event_changes_no_state_up_to_it(
     )
 
 
+@given(logs())
+def test_the_split_cuts_each_users_last_fifth_between_requests(log: InteractionLog) -> None:
+    """Fails if a request is cut, a test row precedes a training row, or the share is another."""
+    split = user_split_times(log.user_id, log.time_ms, log.is_random, 3)
+    part = part_of(log.user_id, log.time_ms, log.is_random, split, np.zeros(3, dtype=bool))
+    for user in np.unique(log.user_id):
+        mine = log.user_id == user
+        train = mine & (part == TRAIN)
+        test = mine & (part != TRAIN)
+        if train.any() and test.any():
+            assert log.time_ms[train].max() < log.time_ms[test].min()
+        # To the nearest row, and the whole of the request in which the cut falls.
+        cut = np.floor(0.8 * mine.sum() + 0.5)
+        assert train.sum() <= cut
+        if test.any():
+            first = log.time_ms[test].min()
+            assert train.sum() + (log.time_ms[mine] == first).sum() > cut
+
+
+@given(logs(), st.data())
+def test_test_rows_at_another_time_move_no_row_to_another_part(
+    log: InteractionLog, data: st.DataObject
+) -> None:
+    """Fails if when users did something after the split decides which rows are trained on."""
+    nobody = np.zeros(3, dtype=bool)
+    split = user_split_times(log.user_id, log.time_ms, log.is_random, 3)
+    part = part_of(log.user_id, log.time_ms, log.is_random, split, nobody)
+    late = part == PARTS.index("test")
+    time_ms = log.time_ms + late * data.draw(st.integers(0, 10**9))
+    again = user_split_times(log.user_id, time_ms, log.is_random, 3)
+    moved = part_of(log.user_id, time_ms, log.is_random, again, nobody)
+    np.testing.assert_array_equal(part == TRAIN, moved == TRAIN)
+
+
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     files = [path for name in names for path in sorted((folder / name).rglob("*.parquet"))]
     return {
@@ -100,14 +137,14 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def _poison(world: Path, split_time_ms: int) -> None:
-    """Overwrite every outcome at or after the split time in all logs of a world."""
+def _poison(world: Path, split_ms: dict[int, int]) -> None:
+    """Overwrite every outcome at or after its user's split time in all logs of a world."""
     for path in (world / "data").glob("log_*.csv"):
         with path.open(newline="") as stream:
             header, *rows = list(csv.reader(stream))
         time_column = header.index("time_ms")
         for row in rows:
-            if int(row[time_column]) >= split_time_ms:
+            if int(row[time_column]) >= split_ms[int(row[0])]:
                 for name in ("is_click", "is_like", "long_view", "is_hate"):
                     row[header.index(name)] = "1"
                 row[header.index("play_time_ms")] = "999999"
@@ -116,24 +153,24 @@ def _poison(world: Path, split_time_ms: int) -> None:
             csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 
-def test_poisoning_the_test_days_changes_nothing_that_was_trained_on(
-    tiny_world: Path, tiny_dataset: Path, tmp_path: Path
+@pytest.mark.parametrize("split", ["user", "time"])
+def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
+    split: Split, tiny_world: Path, tmp_path: Path
 ) -> None:
-    """Fails if a training row, statistic, vocabulary or feature looks past the split time."""
+    """Fails if a training row, statistic, vocabulary or feature looks past the split."""
     poisoned = tmp_path / "world"
     shutil.copytree(tiny_world, poisoned)
-    clean = OfflineDataset(tiny_dataset).manifest
-    _poison(poisoned, clean.split_time_ms)
-    manifest = prepare(poisoned, tmp_path / "dataset")
+    config = PrepareConfig(split=split, random_in_train=True)
+    clean = prepare(tiny_world, tmp_path / "clean", config)
+    users = OfflineDataset(tmp_path / "clean").users
+    _poison(poisoned, dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True)))
+    manifest = prepare(poisoned, tmp_path / "dataset", config)
 
     names = ["train", "judge"]
-    assert _digests(tmp_path / "dataset", names) == _digests(tiny_dataset, names)
-    assert (tmp_path / "dataset" / "users.parquet").read_bytes() == (
-        tiny_dataset / "users.parquet"
-    ).read_bytes()
-    assert (tmp_path / "dataset" / "catalog.parquet").read_bytes() == (
-        tiny_dataset / "catalog.parquet"
-    ).read_bytes()
+    assert _digests(tmp_path / "dataset", names) == _digests(tmp_path / "clean", names)
+    for name in ("users.parquet", "catalog.parquet"):
+        written, expected = (tmp_path / folder / name for folder in ("dataset", "clean"))
+        assert written.read_bytes() == expected.read_bytes(), name
     fitted = ("signals", "vocabulary", "user_numeric", "video_duration", "split_time_ms")
     for name in fitted:
         assert getattr(manifest, name) == getattr(clean, name), name
@@ -146,13 +183,12 @@ def test_parts_keep_users_and_time_apart(tiny_dataset: Path) -> None:
     """Fails if a held-out user is trained on, or a training row lies after the split time."""
     dataset = OfflineDataset(tiny_dataset)
     held_out = dataset.users.user_id[dataset.users.held_out]
-    split = dataset.manifest.split_time_ms
     rows = {part: dataset.load(part, ["user_id", "time_ms"]) for part in ("train", "judge", "test")}
     assert not np.isin(rows["train"]["user_id"], held_out).any()
     assert np.isin(rows["judge"]["user_id"], held_out).all()
-    assert (rows["train"]["time_ms"] < split).all()
-    assert (rows["judge"]["time_ms"] < split).all()
-    assert (rows["test"]["time_ms"] >= split).all()
+    for part, columns in rows.items():
+        early = dataset.before_split(columns["user_id"], columns["time_ms"])
+        assert (early == (part != "test")).all()
     total = sum(len(part["time_ms"]) for part in rows.values())
     assert 0.78 < (total - len(rows["test"]["time_ms"])) / total <= 0.81
 
@@ -187,7 +223,7 @@ def test_history_of_a_random_row_draws_on_both_logs(tiny_world: Path, tiny_datas
     """Fails if a uniformly exposed row forgets what its user saw in the standard log."""
     dataset = OfflineDataset(tiny_dataset)
     rows = dataset.load("random", ["obs", "user_id", "time_ms", "propensity"])
-    log = read_kuairand(tiny_world).log
+    log = read_source(tiny_world).log
     index = dataset.catalog.index_of(log.video_id)
     parts = dataset.layout.unpack(rows["obs"])
     for row in range(0, len(rows["user_id"]), 37):

@@ -1,0 +1,155 @@
+"""The rows of a dataset, built for some users at a time: states, transitions, signals, origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from noetik_rllib.data.interactions import InteractionLog
+from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS, RewardWeights
+from noetik_rllib.offline.catalog import IdIndex
+from noetik_rllib.offline.dataset import COLUMNS
+from noetik_rllib.offline.episodes import Episodes, cut_episodes
+from noetik_rllib.offline.history import HistoryIndex
+from noetik_rllib.offline.parquet import Column, Flags, Lists, Repeated, RowGroup, pack
+from noetik_rllib.offline.split import PARTS, RANDOM
+from noetik_rllib.state import VIDEO, StateLayout
+
+#: Bits of an episode's number that count the rows of its user before it within the part.
+_ROW_BITS = 30
+_WEIGHTS = RewardWeights().as_array().astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What all rows of a dataset have in common.
+
+    Attributes:
+        layout: of the states.
+        episode_steps: longest episode.
+        user_features: (n, 32) float32.
+        signal_means: mean of each signal in the training part, (9,).
+        video_index: finds a video's dense index.
+        random_propensity: probability with which the uniform policy shows each video.
+        keep_columns: whether the unpacked columns are wanted too, beside the packed ones.
+    """
+
+    layout: StateLayout
+    episode_steps: int
+    user_features: np.ndarray
+    signal_means: np.ndarray
+    video_index: IdIndex
+    random_propensity: float
+    keep_columns: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some users' rows: a piece of the log with what the rows of the dataset need beside it.
+
+    Attributes:
+        log: all rows of these users, (N,).
+        user_row: row of each row's user in ``user_features``, (N,), ascending.
+        part: position in ``PARTS``, (N,) int8.
+    """
+
+    log: InteractionLog
+    user_row: np.ndarray
+    part: np.ndarray
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """The rows of a block that belong to one part, ready to be written."""
+
+    part: str
+    group: RowGroup
+    columns: dict[str, Column] | None
+    users: int
+    episodes: int
+    reward_sum: float
+
+
+def build_rows(block: Block, settings: RowSettings) -> list[PartRows]:
+    """Build and pack the rows of a block, part by part; parts without a row are left out."""
+    log = block.log
+    index = HistoryIndex(
+        layout=settings.layout,
+        log=log,
+        user_row=block.user_row,
+        user_features=settings.user_features,
+        video_index=settings.video_index.of(log.video_id),
+        signal_means=settings.signal_means,
+    )
+    before = index.states(index.before(index.state_rows))
+    result = []
+    for number, part in enumerate(PARTS):
+        rows = np.flatnonzero(block.part == number)
+        if not len(rows):
+            continue
+        columns, episodes = _columns(number, rows, index, before, settings)
+        result.append(
+            PartRows(
+                part=part,
+                group=pack(columns),
+                columns=columns if settings.keep_columns else None,
+                users=len(np.unique(block.user_row[rows])),
+                episodes=int(np.count_nonzero(episodes.step == 0)),
+                reward_sum=float((log.signals[rows] @ _WEIGHTS).sum(dtype=np.float64)),
+            )
+        )
+    return result
+
+
+def _columns(
+    part: int, rows: np.ndarray, index: HistoryIndex, before: np.ndarray, settings: RowSettings
+) -> tuple[dict[str, Column], Episodes]:
+    """Build the columns of a part's rows.
+
+    Args:
+        part: position in ``PARTS``.
+        rows: of the block's log, (n,), ascending.
+        index: over the block's log.
+        before: the states of ``index.state_rows``, (M, size).
+        settings: of all rows.
+    """
+    log, n = index.log, len(rows)
+    user_row = index.user_row[rows]
+    # Between two random rows of a user lie standard ones: each is an episode of its own.
+    session = rows if part == RANDOM else index.session_start[rows]
+    episodes = cut_episodes(user_row, session, settings.episode_steps)
+    first = np.flatnonzero(np.diff(user_row, prepend=-1))
+    place = np.arange(n) - np.repeat(first, np.diff(np.append(first, n)))
+
+    # The state after a row is the user's next one in the part, else the moment after watching.
+    state = index.state_of[rows]
+    last = np.flatnonzero(~episodes.continues)
+    next_state = np.append(state[1:], 0)
+    next_state[last] = len(before) + np.arange(len(last))
+    distinct = np.concatenate([before, index.states(index.after(rows[last]))])
+
+    signals = log.signals[rows]
+    propensity = np.where(log.is_random[rows], settings.random_propensity, np.nan)
+    columns: dict[str, Column] = {
+        # Unique over all parts, and the same whoever else is in the log.
+        "eps_id": (user_row * len(PARTS) + part << _ROW_BITS) + place - episodes.step,
+        "agent_id": Repeated("default_agent", n),
+        "module_id": Repeated("default_policy", n),
+        "t": episodes.step.astype(np.int32),
+        "obs": Lists(distinct, state),
+        "actions": index.events[rows, VIDEO].astype(np.int64) - 1,
+        "rewards": signals @ _WEIGHTS,
+        "new_obs": Lists(distinct, next_state),
+        "terminateds": episodes.terminated,
+        "truncateds": episodes.truncated,
+        "user_id": log.user_id[rows],
+        "video_id": log.video_id[rows],
+        "time_ms": log.time_ms[rows],
+        # Of the standard log nobody knows the propensity: not a number, rather than a guess.
+        "propensity": propensity.astype(np.float32),
+    }
+    for number, name in enumerate(SIGNALS):
+        values = np.ascontiguousarray(signals[:, number])
+        columns[name] = Flags(values) if name in BINARY_SIGNALS else values
+    return {name: columns[name] for name in COLUMNS}, episodes
