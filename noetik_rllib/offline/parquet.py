@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import lz4.block
 import numpy as np
 import pyarrow as pa
 
@@ -28,6 +29,8 @@ _MAGIC = b"PAR1"
 #: Rows of a page of states: 2 MB of states of 128 before compression.
 _ROWS_PER_PAGE = 4_096
 _CREATED_BY = "noetik-rllib"
+#: Measured on states of KuaiRand-1K's shape: 1.7 times as fast as 1, for 15 % more bytes.
+_LZ4_ACCELERATION = 8
 
 # Enumerations of parquet.thrift.
 _BOOLEAN, _INT32, _INT64, _FLOAT, _BYTE_ARRAY = 0, 1, 2, 4, 6
@@ -156,6 +159,13 @@ def _run(count: int, value: int) -> bytes:
     return _varint(count << 1) + bytes([value])
 
 
+def _compress(values: bytes | memoryview) -> bytes:
+    """Return one LZ4 block."""
+    return bytes(
+        lz4.block.compress(values, mode="fast", acceleration=_LZ4_ACCELERATION, store_size=False)
+    )
+
+
 def _page(header: Struct, levels: bytes, packed: bytes, raw_size: int) -> list[bytes]:
     """Put a page's header, with its sizes and checksum, before its levels and packed values."""
     checksum = zlib.crc32(packed, zlib.crc32(levels))
@@ -166,7 +176,6 @@ def _page(header: Struct, levels: bytes, packed: bytes, raw_size: int) -> list[b
 
 
 def _data_page(
-    codec: pa.Codec,
     values: bytes | memoryview,
     *,
     rows: int,
@@ -195,20 +204,20 @@ def _data_page(
         ),
     }
     raw_size = len(values)
-    page = _page(header, repetition + definition, codec.compress(values, asbytes=True), raw_size)
+    page = _page(header, repetition + definition, _compress(values), raw_size)
     return page, raw_size + len(repetition) + len(definition) + len(page[0])
 
 
-def _dictionary_page(codec: pa.Codec, values: bytes, count: int) -> tuple[list[bytes], int]:
+def _dictionary_page(values: bytes, count: int) -> tuple[list[bytes], int]:
     header: Struct = {
         1: ("i32", _DICTIONARY_PAGE),
         7: ("struct", {1: ("i32", count), 2: ("i32", _PLAIN)}),
     }
-    page = _page(header, b"", codec.compress(values, asbytes=True), len(values))
+    page = _page(header, b"", _compress(values), len(values))
     return page, len(values) + len(page[0])
 
 
-def _list_pages(codec: pa.Codec, column: Lists) -> tuple[list[bytes], int]:
+def _list_pages(column: Lists) -> tuple[list[bytes], int]:
     """Return the data pages of a column of lists and their size before compression."""
     rows, width = len(column), column.distinct.shape[1]
     pages: list[bytes] = []
@@ -220,9 +229,7 @@ def _list_pages(codec: pa.Codec, column: Lists) -> tuple[list[bytes], int]:
         lists = buffer[: len(index)]
         # "clip", since "raise" would fill a copy first; the index is ours and in range.
         np.take(column.distinct, index, axis=0, out=lists, mode="clip")
-        page, size = _data_page(
-            codec, lists.data.cast("B"), rows=len(index), encoding=_PLAIN, width=width
-        )
+        page, size = _data_page(lists.data.cast("B"), rows=len(index), encoding=_PLAIN, width=width)
         pages += page
         raw_size += size
     return pages, raw_size
@@ -245,16 +252,15 @@ def _dictionary(column: Repeated | Flags) -> tuple[bytes, int, bytes]:
 
 def _pack_column(name: str, column: Column) -> _Chunk:
     """Encode and compress one column of a row group."""
-    codec = pa.Codec("lz4_raw")
     rows, width, low_high = len(column), None, None
     if isinstance(column, Lists):
         width = column.distinct.shape[1]
-        data, raw_size = _list_pages(codec, column)
+        data, raw_size = _list_pages(column)
         encodings = [_PLAIN, _RLE]
     elif isinstance(column, Repeated | Flags):
         entries, count, places = _dictionary(column)
-        data, raw_size = _dictionary_page(codec, entries, count)
-        page, size = _data_page(codec, places, rows=rows, encoding=_RLE_DICTIONARY)
+        data, raw_size = _dictionary_page(entries, count)
+        page, size = _data_page(places, rows=rows, encoding=_RLE_DICTIONARY)
         data, raw_size = data + page, raw_size + size
         encodings = [_PLAIN, _RLE_DICTIONARY]
     else:
@@ -262,7 +268,7 @@ def _pack_column(name: str, column: Column) -> _Chunk:
             values = np.packbits(column, bitorder="little")
         else:
             values = np.ascontiguousarray(column)
-        data, raw_size = _data_page(codec, values.data.cast("B"), rows=rows, encoding=_PLAIN)
+        data, raw_size = _data_page(values.data.cast("B"), rows=rows, encoding=_PLAIN)
         encodings = [_PLAIN]
         if column.dtype == np.int64:
             low_high = int(column.min()), int(column.max())

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ from noetik_rllib.state import MAX_VIDEOS, StateLayout
 #: Rows built at a time and core: their distinct states take up to 130 MB.
 _ROWS_PER_BLOCK = 131_072
 #: Rows summed at a time.
-_ROWS_PER_SUM = 1 << 20
+_ROWS_PER_SUM = 1 << 18
 
 Format = Literal["parquet", "json"]
 
@@ -307,16 +308,25 @@ class _Preparation:
 
     def _moments(self) -> SignalMoments:
         """Mean and covariance of the signals over the training rows."""
-        count, total = 0, np.zeros(len(SIGNALS))
-        products = np.zeros((len(SIGNALS), len(SIGNALS)))
-        for log, part in zip(self.data.logs, self.parts, strict=True):
-            train = np.flatnonzero(part == TRAIN)
-            for start in range(0, len(train), _ROWS_PER_SUM):
-                rows = log.signals[train[start : start + _ROWS_PER_SUM]].astype(np.float64)
-                total += rows.sum(axis=0)
-                products += rows.T @ rows
-            count += len(train)
-        mean = total / count
+        count = 0
+        products = np.zeros((len(SIGNALS) + 1, len(SIGNALS) + 1))  # of the signals and 1
+
+        def multiply(log: InteractionLog, rows: np.ndarray) -> np.ndarray:
+            signals = np.ones((len(rows), len(SIGNALS) + 1))
+            signals[:, 1:] = log.signals[rows]
+            return np.asarray(signals.T @ signals)
+
+        with ThreadPoolExecutor() as threads:
+            for log, part in zip(self.data.logs, self.parts, strict=True):
+                train = np.flatnonzero(part == TRAIN)
+                pieces = [
+                    train[start : start + _ROWS_PER_SUM]
+                    for start in range(0, len(train), _ROWS_PER_SUM)
+                ]
+                for product in threads.map(partial(multiply, log), pieces):
+                    products += product
+                count += len(train)
+        mean, products = products[0, 1:] / count, products[1:, 1:]
         return SignalMoments(
             mean=mean.tolist(), covariance=(products / count - np.outer(mean, mean)).tolist()
         )
