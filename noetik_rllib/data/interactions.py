@@ -78,19 +78,30 @@ def clean(tables: Iterable[pa.Table], mapping: LogFiles) -> tuple[InteractionLog
             ``_random``.
     """
     with ThreadPoolExecutor() as threads:
-        columns = _concatenate(threads, list(tables))
-        order = _order(columns[mapping.user], columns[mapping.time.column])
-        columns = _gather(threads, columns, order)
-        user, item = columns[mapping.user], columns[mapping.item]
-        time = columns[mapping.time.column]
-        repeats = _duplicates(threads, user, time, item, columns)
+        raw = _concatenate(threads, list(tables))
+        order = _order(raw[mapping.user], raw[mapping.time.column])
+        repeats = _duplicates(threads, raw, order, mapping)
         if len(repeats):
-            keep = np.ones(len(user), dtype=bool)
+            keep = np.ones(len(order), dtype=bool)
             keep[repeats] = False
-            columns = _gather(threads, columns, np.flatnonzero(keep))
+            order = order[keep]
         repairs = {"duplicate_rows_dropped": len(repeats)}
-        log = _log(threads, columns, mapping, repairs)
+        log = _log(threads, _Sorted(raw, order), mapping, repairs)
     return log, repairs
+
+
+class _Sorted:
+    """Columns in the order of the log, each brought into it when it is first asked for."""
+
+    def __init__(self, raw: dict[str, np.ndarray], order: np.ndarray) -> None:
+        self._raw = raw
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.take(self._raw[name], self._order, mode="clip")
 
 
 def _concatenate(threads: ThreadPoolExecutor, tables: list[pa.Table]) -> dict[str, np.ndarray]:
@@ -120,97 +131,89 @@ def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     return np.lexsort((time, user))
 
 
-def _gather(
-    threads: ThreadPoolExecutor, columns: dict[str, np.ndarray], rows: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Take ``rows`` of every column, on all cores; each old column is let go as it is done."""
-
-    def take(name: str) -> np.ndarray:
-        return np.take(columns.pop(name), rows, mode="clip")
-
-    names = list(columns)
-    return dict(zip(names, threads.map(take, names), strict=True))
-
-
 def _duplicates(
     threads: ThreadPoolExecutor,
-    user: np.ndarray,
-    time: np.ndarray,
-    item: np.ndarray,
-    columns: dict[str, np.ndarray],
+    raw: dict[str, np.ndarray],
+    order: np.ndarray,
+    mapping: LogFiles,
 ) -> np.ndarray:
-    """Return the rows that repeat, in every column, an earlier row of their request."""
-    n = len(user)
+    """Return the places in ``order`` of rows that repeat, in every column, one of their request."""
+    n = len(order)
     if not n:
         return np.zeros(0, dtype=np.int64)
-    first = np.flatnonzero(
-        np.append(True, (user[1:] != user[:-1]) | (time[1:] != time[:-1]))
-    )
+    keys = (mapping.user, mapping.time.column, mapping.item)
+    user, time, item = threads.map(lambda name: np.take(raw[name], order, mode="clip"), keys)
+    new = np.ones(n, dtype=bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first = np.flatnonzero(new)
     size = np.diff(np.append(first, n))
+    others = [values for name, values in raw.items() if name not in keys]
 
     def repeats_at(distance: int) -> np.ndarray:
         # Few rows have the same video so shortly before: compare that alone over all rows.
         rows = np.flatnonzero(item[distance:] == item[:-distance]) + distance
-        for values in (user, time, *columns.values()):
+        for values in (user, time):
             rows = rows[values[rows] == values[rows - distance]]
+        for values in others:
+            rows = rows[values[order[rows]] == values[order[rows - distance]]]
         return rows
 
     widest = min(int(size.max()) - 1, _MAX_DISTANCE)
     repeats = list(threads.map(repeats_at, range(1, widest + 1)))
     # A request of more rows than any feed shows: compare by sorting instead.
-    for start, count in zip(first, size, strict=True) if size.max() > _MAX_DISTANCE + 1 else ():
-        if count > _MAX_DISTANCE + 1:
-            rows = np.arange(start, start + count)
-            rows = rows[np.lexsort([rows, *(values[rows] for values in columns.values())])]
-            same = np.ones(count - 1, dtype=bool)
-            for values in columns.values():
-                same &= values[rows[1:]] == values[rows[:-1]]
-            repeats.append(rows[1:][same])
+    for number in np.flatnonzero(size > _MAX_DISTANCE + 1):
+        rows = first[number] + np.arange(size[number])
+        rows = rows[np.lexsort([rows, item[rows], *(values[order[rows]] for values in others)])]
+        same = item[rows[1:]] == item[rows[:-1]]
+        for values in others:
+            same &= values[order[rows[1:]]] == values[order[rows[:-1]]]
+        repeats.append(rows[1:][same])
     return np.unique(np.concatenate(repeats)) if repeats else np.zeros(0, dtype=np.int64)
 
 
 def _log(
-    threads: ThreadPoolExecutor,
-    columns: dict[str, np.ndarray],
-    mapping: LogFiles,
-    repairs: dict[str, int],
+    threads: ThreadPoolExecutor, columns: _Sorted, mapping: LogFiles, repairs: dict[str, int]
 ) -> InteractionLog:
     """Repair values, compute the signals, count what was repaired."""
-    user = columns[mapping.user]
-    n = len(user)
-    time_ms = columns[mapping.time.column]
-    play_name, duration_name = mapping.play_time_ms or "", mapping.duration_ms or ""
+    n = len(columns)
+    names = {
+        "user_id": mapping.user,
+        "video_id": mapping.item,
+        "time_ms": mapping.time.column,
+        "tab": mapping.tab,
+        "is_random": "_random",
+        "play_time_ms": mapping.play_time_ms,
+        "duration_ms": mapping.duration_ms,
+    }
+
+    def sort(name: str) -> np.ndarray:
+        column = names[name]
+        return np.zeros(n, dtype=np.int32) if column is None else columns[column]
+
+    fields = dict(zip(names, threads.map(sort, names), strict=True))
     ahead = None
     if mapping.local_date is not None:
-        ahead = threads.submit(_dated_ahead, columns[mapping.local_date], time_ms)
-    play = columns.get(play_name, np.zeros(n, dtype=np.int32))
-    negative = int(np.count_nonzero(play < 0))
-    if negative:
-        play = columns[play_name] = np.maximum(play, 0)
+        ahead = threads.submit(_dated_ahead, columns[mapping.local_date], fields["time_ms"])
     if mapping.play_time_ms is not None:
-        repairs["negative_play_time_set_to_0"] = negative
-    duration = columns.get(duration_name, np.zeros(n, dtype=np.int32))
+        play = fields["play_time_ms"]
+        repairs["negative_play_time_set_to_0"] = int(np.count_nonzero(play < 0))
+        np.maximum(play, 0, out=play)
     if mapping.duration_ms is not None:
-        repairs["unknown_duration_rows"] = n - int(np.count_nonzero(duration))
+        known = int(np.count_nonzero(fields["duration_ms"]))
+        repairs["unknown_duration_rows"] = n - known
+    repaired = {names[name] or "": fields[name] for name in ("play_time_ms", "duration_ms")}
     # A column each in one piece: they are computed, summed and stored column by column.
     signals = np.zeros((len(SIGNALS), n), dtype=np.float32).T
 
     def fill(name: str) -> None:
-        signals[:, SIGNALS.index(name)] = signal_values(mapping.signals[name], columns)
+        signal = mapping.signals[name]
+        read = {c: repaired[c] if c in repaired else columns[c] for c in signal.columns}
+        signals[:, SIGNALS.index(name)] = signal_values(signal, read)
 
     list(threads.map(fill, mapping.signals))
     if ahead is not None:
         repairs["rows_dated_a_day_ahead"] = ahead.result()
-    return InteractionLog(
-        user_id=user,
-        video_id=columns[mapping.item],
-        time_ms=time_ms,
-        play_time_ms=play,
-        duration_ms=duration,
-        tab=columns.get(mapping.tab or "", np.zeros(n, dtype=np.int8)),
-        is_random=columns["_random"],
-        signals=signals,
-    )
+    return InteractionLog(**fields, signals=signals)
 
 
 def _dated_ahead(date: np.ndarray, time_ms: np.ndarray) -> int:
