@@ -45,6 +45,16 @@ class Requests:
     history_end: np.ndarray
     time_ms: np.ndarray
 
+    @classmethod
+    def concatenate(cls, *requests: Requests) -> Requests:
+        """Join moments, in order."""
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in requests])
+                for name in cls.__dataclass_fields__
+            )
+        )
+
 
 class HistoryIndex:
     """Where each user, request and session of a log begins and ends, and running signal sums.

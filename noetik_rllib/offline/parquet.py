@@ -26,8 +26,8 @@ import pyarrow as pa
 from noetik_rllib.offline.thrift import Struct, encode
 
 _MAGIC = b"PAR1"
-#: Rows of a page of states: 2 MB of states of 128 before compression.
-_ROWS_PER_PAGE = 4_096
+#: Rows of a page of lists: 4 MB of states of 128 before compression.
+_ROWS_PER_PAGE = 8_192
 _CREATED_BY = "noetik-rllib"
 #: Measured on states of KuaiRand-1K's shape: 1.7 times as fast as 1, for 15 % more bytes.
 _LZ4_ACCELERATION = 8
@@ -161,9 +161,10 @@ def _run(count: int, value: int) -> bytes:
 
 def _compress(values: bytes | memoryview) -> bytes:
     """Return one LZ4 block."""
-    return bytes(
-        lz4.block.compress(values, mode="fast", acceleration=_LZ4_ACCELERATION, store_size=False)
+    packed: bytes = lz4.block.compress(
+        values, mode="fast", acceleration=_LZ4_ACCELERATION, store_size=False
     )
+    return packed
 
 
 def _page(header: Struct, levels: bytes, packed: bytes, raw_size: int) -> list[bytes]:

@@ -11,7 +11,7 @@ from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS, RewardWeights
 from noetik_rllib.offline.catalog import IdIndex
 from noetik_rllib.offline.dataset import COLUMNS
 from noetik_rllib.offline.episodes import Episodes, cut_episodes
-from noetik_rllib.offline.history import HistoryIndex
+from noetik_rllib.offline.history import HistoryIndex, Requests
 from noetik_rllib.offline.parquet import Column, Flags, Lists, Repeated, RowGroup, pack
 from noetik_rllib.offline.split import PARTS, RANDOM
 from noetik_rllib.state import VIDEO, StateLayout
@@ -82,65 +82,85 @@ def build_rows(block: Block, settings: RowSettings) -> list[PartRows]:
         video_index=settings.video_index.of(log.video_id),
         signal_means=settings.signal_means,
     )
-    before = index.states(index.before(index.state_rows))
+    cuts = [_cut(number, block, index, settings) for number in range(len(PARTS))]
+    # All states of the block at once: of its requests, then after each row that nothing follows.
+    ends = np.concatenate([cut.rows[cut.last] for cut in cuts])
+    states = index.states(Requests.concatenate(index.before(index.state_rows), index.after(ends)))
     result = []
-    for number, part in enumerate(PARTS):
-        rows = np.flatnonzero(block.part == number)
-        if not len(rows):
-            continue
-        columns, episodes = _columns(number, rows, index, before, settings)
-        result.append(
-            PartRows(
-                part=part,
-                group=pack(columns),
-                columns=columns if settings.keep_columns else None,
-                users=len(np.unique(block.user_row[rows])),
-                episodes=int(np.count_nonzero(episodes.step == 0)),
-                reward_sum=float((log.signals[rows] @ _WEIGHTS).sum(dtype=np.float64)),
+    first_end = len(index.state_rows)
+    for cut in cuts:
+        if len(cut.rows):
+            columns = _columns(cut, index, states, first_end, settings)
+            result.append(
+                PartRows(
+                    part=PARTS[cut.part],
+                    group=pack(columns),
+                    columns=columns if settings.keep_columns else None,
+                    users=len(np.unique(block.user_row[cut.rows])),
+                    episodes=int(np.count_nonzero(cut.episodes.step == 0)),
+                    reward_sum=float((log.signals[cut.rows] @ _WEIGHTS).sum(dtype=np.float64)),
+                )
             )
-        )
+        first_end += len(cut.last)
     return result
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """The rows of one part of a block, their episodes, and which have no row after them."""
+
+    part: int
+    rows: np.ndarray
+    episodes: Episodes
+    last: np.ndarray
+
+
+def _cut(part: int, block: Block, index: HistoryIndex, settings: RowSettings) -> _Cut:
+    rows = np.flatnonzero(block.part == part)
+    # Between two random rows of a user lie standard ones: each is an episode of its own.
+    session = rows if part == RANDOM else index.session_start[rows]
+    episodes = cut_episodes(index.user_row[rows], session, settings.episode_steps)
+    return _Cut(part, rows, episodes, np.flatnonzero(~episodes.continues))
+
+
 def _columns(
-    part: int, rows: np.ndarray, index: HistoryIndex, before: np.ndarray, settings: RowSettings
-) -> tuple[dict[str, Column], Episodes]:
+    cut: _Cut,
+    index: HistoryIndex,
+    states: np.ndarray,
+    first_end: int,
+    settings: RowSettings,
+) -> dict[str, Column]:
     """Build the columns of a part's rows.
 
     Args:
-        part: position in ``PARTS``.
-        rows: of the block's log, (n,), ascending.
+        cut: the part and its rows, n of them.
         index: over the block's log.
-        before: the states of ``index.state_rows``, (M, size).
+        states: (M, size), those of ``index.state_rows`` first.
+        first_end: where the states after this part's last rows begin.
         settings: of all rows.
     """
-    log, n = index.log, len(rows)
+    log, rows, episodes, n = index.log, cut.rows, cut.episodes, len(cut.rows)
     user_row = index.user_row[rows]
-    # Between two random rows of a user lie standard ones: each is an episode of its own.
-    session = rows if part == RANDOM else index.session_start[rows]
-    episodes = cut_episodes(user_row, session, settings.episode_steps)
     first = np.flatnonzero(np.diff(user_row, prepend=-1))
     place = np.arange(n) - np.repeat(first, np.diff(np.append(first, n)))
 
     # The state after a row is the user's next one in the part, else the moment after watching.
     state = index.state_of[rows]
-    last = np.flatnonzero(~episodes.continues)
     next_state = np.append(state[1:], 0)
-    next_state[last] = len(before) + np.arange(len(last))
-    distinct = np.concatenate([before, index.states(index.after(rows[last]))])
+    next_state[cut.last] = first_end + np.arange(len(cut.last))
 
     signals = log.signals[rows]
     propensity = np.where(log.is_random[rows], settings.random_propensity, np.nan)
     columns: dict[str, Column] = {
         # Unique over all parts, and the same whoever else is in the log.
-        "eps_id": (user_row * len(PARTS) + part << _ROW_BITS) + place - episodes.step,
+        "eps_id": (user_row * len(PARTS) + cut.part << _ROW_BITS) + place - episodes.step,
         "agent_id": Repeated("default_agent", n),
         "module_id": Repeated("default_policy", n),
         "t": episodes.step.astype(np.int32),
-        "obs": Lists(distinct, state),
+        "obs": Lists(states, state),
         "actions": index.events[rows, VIDEO].astype(np.int64) - 1,
         "rewards": signals @ _WEIGHTS,
-        "new_obs": Lists(distinct, next_state),
+        "new_obs": Lists(states, next_state),
         "terminateds": episodes.terminated,
         "truncateds": episodes.truncated,
         "user_id": log.user_id[rows],
@@ -152,4 +172,4 @@ def _columns(
     for number, name in enumerate(SIGNALS):
         values = np.ascontiguousarray(signals[:, number])
         columns[name] = Flags(values) if name in BINARY_SIGNALS else values
-    return {name: columns[name] for name in COLUMNS}, episodes
+    return {name: columns[name] for name in COLUMNS}
