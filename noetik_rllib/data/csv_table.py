@@ -168,20 +168,25 @@ class CsvFile:
         self._check(table, 0)
         return table
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[tuple[pa.Table, float]]:
         """Yield the rows some megabytes at a time, for files that are larger than memory.
+
+        Beside each table stands the share of the file that has been read.
 
         Raises:
             UserError: as ``read``, once the rows before have been yielded.
         """
         done = 0
         try:
-            with pacsv.open_csv(self.path, **self._options()) as reader:
+            with (
+                pa.OSFile(str(self.path)) as stream,
+                pacsv.open_csv(stream, **self._options()) as reader,
+            ):
                 for batch in reader:
                     table = pa.Table.from_batches([batch])
                     self._check(table, done)
                     done += len(table)
-                    yield table
+                    yield table, stream.tell() / self.size
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             self._explain(error)
 

@@ -183,7 +183,7 @@ class _Reading:
             self.progress(f"reading {file.path.name}", done / total)
             last: tuple[int, int] | None = None
             rows = 0
-            for table in [file.read()] if whole else file.batches():
+            for table, share in [(file.read(), 1.0)] if whole else file.batches():
                 for name, encoder in self.encoders.items():
                     table = encoder.encode(table, log.user if name == "users" else log.item)
                 table = to_ms(table, log)
@@ -193,8 +193,7 @@ class _Reading:
                 flag = pa.repeat(file.path in self._random, len(table))
                 yield table.append_column("_random", flag)
                 rows += len(table)
-                if not whole:
-                    self.progress(f"reading {file.path.name}", done / total)
+                self.progress(f"reading {file.path.name}", (done + share * file.size) / total)
             self._rows[file.path] = rows
             if not rows and file.path not in self._random:
                 raise UserError(
