@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,15 +85,22 @@ def find_data_folder(source: str | Path) -> Path:
     )
 
 
-def _files(folder: Path, pattern: str, *, required: bool) -> list[Path]:
+def find_files(folder: Path, pattern: str, *, required: bool) -> list[Path]:
     files = sorted(folder.glob(pattern))
     if required and not files:
         raise UserError(f"{folder} holds no {pattern}: every KuaiRand variant has it")
     return files
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_csv(
+    path: Path, columns: Sequence[str], types: Mapping[str, pa.DataType] | None = None
+) -> pa.Table:
     """Read ``columns`` of a CSV file, int64 for logs, float64 and text for features.
+
+    Args:
+        path: the file.
+        columns: those to read; ``LOG_COLUMNS`` of a log.
+        types: other types than these, by column.
 
     Raises:
         UserError: unreadable, empty, a missing or repeated column, a value of the wrong type.
@@ -109,7 +116,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
             found = "is missing" if name not in header else "stands there twice"
             guess = did_you_mean(name, header) if name not in header else ""
             raise UserError(f"{path}: column '{name}' {found} in its first line.{guess}")
-    types = {
+    usual = {
         name: pa.string() if name in _TEXT_COLUMNS else pa.int64() if is_log else pa.float64()
         for name in columns
     }
@@ -118,7 +125,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
             path,
             convert_options=pacsv.ConvertOptions(
                 include_columns=list(columns),
-                column_types=types,
+                column_types={**usual, **(types or {})},
                 strings_can_be_null=True,
                 null_values=[""],
             ),
@@ -130,7 +137,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def _check_log(path: Path, table: pa.Table) -> None:
+def check_log(path: Path, table: pa.Table) -> None:
     """Refuse blanks and values out of range, naming the file, the column and the line."""
     for name in LOG_COLUMNS:
         column = table[name]
@@ -183,10 +190,10 @@ def read_kuairand(source: str | Path, progress: Progress | None = None) -> KuaiR
         UserError: anything in the files that does not fit the published schema.
     """
     folder = find_data_folder(source)
-    logs = _files(folder, "log_standard_*.csv", required=True)
-    logs += _files(folder, "log_random_*.csv", required=False)
-    user_files = _files(folder, "user_features_*.csv", required=True)
-    video_files = _files(folder, "video_features_basic_*.csv", required=True)
+    logs = find_files(folder, "log_standard_*.csv", required=True)
+    logs += find_files(folder, "log_random_*.csv", required=False)
+    user_files = find_files(folder, "user_features_*.csv", required=True)
+    video_files = find_files(folder, "video_features_basic_*.csv", required=True)
     todo = [(path, LOG_COLUMNS) for path in logs]
     todo += [(path, USER_COLUMNS) for path in user_files]
     todo += [(path, VIDEO_COLUMNS) for path in video_files]
@@ -196,9 +203,9 @@ def read_kuairand(source: str | Path, progress: Progress | None = None) -> KuaiR
     for number, (path, columns) in enumerate(todo):
         if progress:
             progress(f"reading {path.name}", number / len(todo))
-        tables[path] = _read_csv(path, columns)
+        tables[path] = read_csv(path, columns)
         if columns == LOG_COLUMNS:
-            _check_log(path, tables[path])
+            check_log(path, tables[path])
         if columns == VIDEO_COLUMNS:
             _check_tags(path, tables[path])
         rows = tables[path].num_rows

@@ -59,6 +59,7 @@ LOG_RANGES: dict[str, tuple[int, int]] = {
     # video share one int64 key. KuaiRand's ids end below 2^25.
     "user_id": (0, 2**39),
     "video_id": (0, 2**39),
+    "hourmin": (0, 2359),
     # 2015 to 2100 in milliseconds: seconds or microseconds by mistake fall outside.
     "time_ms": (1_420_070_400_000, 4_102_444_800_000),
     "duration_ms": (0, 2**40),
