@@ -74,7 +74,7 @@ def check(
             _show(directory, name, verdicts)
         console.print(_summary(together), highlight=False, soft_wrap=True)
     needed = at_least if at_least is not None else STRICT_COUNT if strict else 0
-    if _count(together, "ok") < needed:
+    if _hold(together) < needed:
         raise SystemExit(1)
 
 
@@ -83,15 +83,24 @@ def _half(update: Progress, number: int) -> Progress:
     return lambda doing, share: update(doing, (number + share) / 2)
 
 
-def _count(verdicts: Sequence[TargetVerdict], verdict: str) -> int:
-    return sum(one.verdict == verdict for one in verdicts)
+def _hold(verdicts: Sequence[TargetVerdict]) -> int:
+    return sum(one.verdict == "ok" for one in verdicts)
+
+
+def _apply(verdicts: Sequence[TargetVerdict]) -> int:
+    return sum(one.applies for one in verdicts)
 
 
 def _summary(verdicts: Sequence[TargetVerdict]) -> str:
-    """Say how many targets hold of those that could be judged, and which do not."""
-    hold, off = _count(verdicts, "ok"), _count(verdicts, "off")
-    numbers = ", ".join(str(one.target.number) for one in verdicts if one.verdict == "off")
-    return f"{hold} of {hold + off} targets that apply hold" + (f"; off: {numbers}" * bool(off))
+    """Say how many targets hold of those that apply, and which do not."""
+    parts = [f"{_hold(verdicts)} of {_apply(verdicts)} targets that apply hold"]
+    for verdict, word in (("off", "off"), ("n.a.", "not measured")):
+        numbers = [
+            str(one.target.number) for one in verdicts if one.applies and one.verdict == verdict
+        ]
+        if numbers:
+            parts.append(f"{word}: {', '.join(numbers)}")
+    return "; ".join(parts)
 
 
 def _show(directory: Path, variant: Variant, verdicts: Sequence[TargetVerdict]) -> None:
@@ -135,8 +144,8 @@ def _as_json(
     together: Sequence[TargetVerdict],
 ) -> dict[str, Any]:
     return {
-        "hold": _count(together, "ok"),
-        "apply": _count(together, "ok") + _count(together, "off"),
+        "hold": _hold(together),
+        "apply": _apply(together),
         "targets": [_target_json(one) for one in together],
         "folders": [
             {
@@ -171,6 +180,7 @@ def _target_json(one: TargetVerdict) -> dict[str, Any]:
         "number": one.target.number,
         "name": one.target.name,
         "source": one.target.source,
+        "applies": one.applies,
         "verdict": one.verdict,
         "reason": one.reason,
     }

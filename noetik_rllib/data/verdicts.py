@@ -27,10 +27,11 @@ class TargetVerdict:
     """One target on one folder, or on several together (then without figures).
 
     It is ok where every figure that is judged is, off where one is off, and n.a. where none is
-    judged or one could not be measured.
+    judged or one could not be measured. It ``applies`` where it is to be met, measured or not.
     """
 
     target: Target
+    applies: bool
     verdict: Verdict
     reason: str = ""
     figures: tuple[FigureVerdict, ...] = ()
@@ -46,7 +47,7 @@ def _judge_target(
 ) -> TargetVerdict:
     if variant not in target.variants:
         published = " and ".join(target.variants)
-        return TargetVerdict(target, "n.a.", f"a statistic of {published}")
+        return TargetVerdict(target, False, "n.a.", f"a statistic of {published}")
     figures = tuple(
         _judge_figure(figure, measures[figure.key], variant)
         for figure in target.figures
@@ -58,7 +59,7 @@ def _judge_target(
     verdict, reason = _together([(one.verdict, one.reason) for one in decisive])
     if not decisive:
         reason = figures[0].reason
-    return TargetVerdict(target, verdict, reason, figures)
+    return TargetVerdict(target, bool(decisive), verdict, reason, figures)
 
 
 def _judge_figure(figure: Figure, measure: Measure, variant: Variant) -> FigureVerdict:
@@ -77,18 +78,12 @@ def combine(folders: Sequence[Sequence[TargetVerdict]]) -> list[TargetVerdict]:
     combined = []
     for verdicts in zip(*folders, strict=True):
         target = verdicts[0].target
-        applying = [one for one in verdicts if one.figures and _applies(one)]
+        applying = [one for one in verdicts if one.applies]
         verdict, reason = _together([(one.verdict, one.reason) for one in applying])
         if not applying:
             reason = "; ".join(dict.fromkeys(one.reason for one in verdicts))
-        combined.append(TargetVerdict(target, verdict, reason))
+        combined.append(TargetVerdict(target, bool(applying), verdict, reason))
     return combined
-
-
-def _applies(verdict: TargetVerdict) -> bool:
-    """Whether the target is to be met by the folder, even if it could not be measured there."""
-    unmeasured = any(one.measured is None and one.figure.judged for one in verdict.figures)
-    return verdict.verdict != "n.a." or unmeasured
 
 
 def _together(parts: Sequence[tuple[Verdict, str]]) -> tuple[Verdict, str]:
