@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from noetik_rllib.cli.check import check
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
@@ -19,7 +20,10 @@ from noetik_rllib.offline.manifest import Manifest
 
 @click.group()
 def data() -> None:
-    """Make, prepare and describe datasets."""
+    """Make, check, prepare and describe datasets."""
+
+
+data.add_command(check)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")

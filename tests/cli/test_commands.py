@@ -17,6 +17,7 @@ from noetik_rllib.cli.main import cli
 NOETIK = Path(sys.executable).with_name("noetik")
 COMMANDS = [
     ("data", "synth"),
+    ("data", "check"),
     ("data", "prepare"),
     ("data", "describe"),
     ("train",),
@@ -56,6 +57,8 @@ MISTAKES = {
     "missing option": (["data", "prepare"], "Missing option '--source'"),
     "source": (["data", "prepare", "--source", "nowhere", "--out", "o"], "nowhere is not a folder"),
     "preset": (["data", "synth", "--preset", "tinny", "--out", "o"], "Did you mean 'tiny'?"),
+    "folder to check": (["data", "check", "nowhere"], "nowhere is not a folder"),
+    "targets": (["data", "check", "x", "--at-least", "31"], "not in the range"),
     "dataset": (["data", "describe", "nowhere"], "nowhere is not an offline dataset"),
     "train data": (["train", "--data", "nowhere", "--out", "o"], "not an offline dataset"),
     "reward": (["train", "--data", "d", "--out", "o", "--reward", "clik=1"], "mean 'click'?"),
