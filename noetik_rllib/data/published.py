@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
+from noetik_rllib.data.figures import Variant
 from noetik_rllib.data.reader import (
     Progress,
     check_log,
@@ -18,11 +19,10 @@ from noetik_rllib.data.reader import (
     read_csv,
 )
 from noetik_rllib.data.schema import LOG_COLUMNS
-from noetik_rllib.data.targets import Variant
 from noetik_rllib.errors import UserError
 
 #: The narrowest type that holds every value of 27K: a row takes 48 bytes instead of 152, so that
-#: 1K's 11.7 million rows take 0.6 GB. A value beyond it is refused with file, line and column.
+#: 1K's 11.7 million rows take 0.6 GB. A value beyond it is refused by name.
 _TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(LOG_COLUMNS, pa.int8()),
     **dict.fromkeys(

@@ -86,6 +86,11 @@ def find_data_folder(source: str | Path) -> Path:
 
 
 def find_files(folder: Path, pattern: str, *, required: bool) -> list[Path]:
+    """Return the files of ``folder`` that match ``pattern``, sorted by name.
+
+    Raises:
+        UserError: there is none and it is ``required``.
+    """
     files = sorted(folder.glob(pattern))
     if required and not files:
         raise UserError(f"{folder} holds no {pattern}: every KuaiRand variant has it")
