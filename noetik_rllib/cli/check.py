@@ -13,8 +13,9 @@ from rich.table import Table
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH
+from noetik_rllib.data.figures import VARIANTS, Variant
 from noetik_rllib.data.reader import Progress
-from noetik_rllib.data.targets import TARGETS, VARIANTS, Variant
+from noetik_rllib.data.targets import TARGETS
 from noetik_rllib.data.verdicts import TargetVerdict
 from noetik_rllib.errors import UserError
 

@@ -46,8 +46,8 @@ class Column:
             return pa.dictionary(pa.int32(), pa.string())  # few distinct texts over many rows
         if self.kind == "decimal":
             return pa.float64()
-        for kind, top in ((pa.int8(), 2**7), (pa.int32(), 2**31)):
-            if self.low is not None and self.high is not None:
+        if self.low is not None and self.high is not None:
+            for kind, top in ((pa.int8(), 2**7), (pa.int32(), 2**31)):
                 if -top <= self.low and self.high < top:
                     return kind
         return pa.int64()

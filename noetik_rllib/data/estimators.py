@@ -52,7 +52,8 @@ def sessions_per_user(user_id: np.ndarray, time_ms: np.ndarray) -> np.ndarray:
     A session ends where the next row of the user comes 30 minutes later, or more.
 
     Args:
-        user_id, time_ms: (N,), sorted by both.
+        user_id: (N,), sorted.
+        time_ms: (N,), sorted within each user.
     """
     first = run_starts(user_id)
     new_session = first.copy()

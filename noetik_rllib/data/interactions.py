@@ -56,7 +56,8 @@ def run_breaks(user: np.ndarray, time: np.ndarray) -> tuple[int, int | None]:
     file has no other user.
 
     Args:
-        user, time: (N,), in the order of the file.
+        user: (N,), in the order of the file.
+        time: (N,), likewise.
 
     Returns:
         The number of beginnings after the first, and the first row at which a user's time falls.
@@ -76,6 +77,7 @@ def clean(tables: Iterable[pa.Table], mapping: LogFiles) -> tuple[InteractionLog
     Args:
         tables: raw rows, each table with ``mapping.columns()`` and, beside them, the bool column
             ``_random``.
+        mapping: of the log.
     """
     with ThreadPoolExecutor() as threads:
         raw = _concatenate(threads, list(tables))

@@ -26,7 +26,7 @@ class _Strict(BaseModel):
 
 
 class Ratio(_Strict):
-    """A share of a whole, capped at 1: ``column / whole``; 0 or blank wholes count as ``unknown``."""
+    """A share of a whole, at most 1: ``column / whole``; wholes of 0 or blank are ``unknown``."""
 
     column: str
     whole: str

@@ -183,7 +183,8 @@ class _Reading:
             self.progress(f"reading {file.path.name}", done / total)
             last: tuple[int, int] | None = None
             rows = 0
-            for table, share in [(file.read(), 1.0)] if whole else file.batches():
+            for raw, share in [(file.read(), 1.0)] if whole else file.batches():
+                table = raw
                 for name, encoder in self.encoders.items():
                     table = encoder.encode(table, log.user if name == "users" else log.item)
                 table = to_ms(table, log)
@@ -288,7 +289,8 @@ def _check_unique(
     repeated = ids.duplicated().to_numpy()[len(ids) - len(column) :]
     if repeated.any():
         row = int(repeated.argmax())
-        file.refuse(name, row, f"is {column[row].as_py()}, which stands there twice; expected one row")
+        complaint = f"is {column[row].as_py()}, which stands there twice; expected one row"
+        file.refuse(name, row, complaint)
 
 
 def _check_tags(file: CsvFile, column: pa.ChunkedArray, name: str) -> None:

@@ -32,7 +32,7 @@ UNKNOWN_DURATION_FULL_VIEW_MS = 18_000
 
 
 def capped_ratio(value: np.ndarray, whole: np.ndarray, unknown: float) -> np.ndarray:
-    """Return ``value / whole`` cut to [0, 1], float32; a whole of 0 or blank counts as ``unknown``."""
+    """Return ``value / whole`` cut to [0, 1], float32; wholes of 0 or blank are ``unknown``."""
     known = np.where(whole > 0, whole, unknown)
     return np.clip(value / known, 0.0, 1.0).astype(np.float32)
 

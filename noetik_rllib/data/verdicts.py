@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from noetik_rllib.data.figures import Figure, Target, Variant
 from noetik_rllib.data.measures import Measure
-from noetik_rllib.data.targets import TARGETS, Figure, Target, Variant
+from noetik_rllib.data.targets import TARGETS
 
 Verdict = Literal["ok", "off", "n.a."]
 

@@ -10,11 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from noetik_rllib.cli.main import cli
+from noetik_rllib.data.figures import VARIANTS, Figure, Variant
 from noetik_rllib.data.measures import Measure, measure
 from noetik_rllib.data.published import read_published
-from noetik_rllib.data.targets import HOURLY_ROWS, TARGETS, VARIANTS, Figure, Variant
+from noetik_rllib.data.targets import HOURLY_ROWS, TARGETS
 from noetik_rllib.data.verdicts import combine, judge
 from noetik_rllib.errors import UserError
+
 
 def check(*words: object) -> Result:
     return CliRunner().invoke(cli, ["data", "check", *map(str, words)])

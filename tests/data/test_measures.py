@@ -220,9 +220,7 @@ def test_features_do_not_contain_their_own_outcome(tiny_world: Path) -> None:
         assert not same.all()  # other rows do learn from it
 
 
-def test_training_is_cut_to_whole_users(
-    tiny_world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_is_cut_to_whole_users(tiny_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a folder far larger than Pure is trained on row by row, or users are cut apart."""
     standard = read_published(tiny_world).standard
     monkeypatch.setattr(measures_auc, "_MAX_TRAINING_ROWS", 100)
@@ -236,8 +234,6 @@ def test_what_auc_needs_is_named(tiny_world: Path, monkeypatch: pytest.MonkeyPat
     logs = read_published(tiny_world)
     early = logs.standard.where(logs.standard["date"] < 20220425)
     without = PublishedLogs(logs.folder, "pure", early, logs.random)
-    assert auc_measures(without)["auc_like"] == (
-        "no row of 25 to 30 April, or none of 1 to 8 May"
-    )
+    assert auc_measures(without)["auc_like"] == ("no row of 25 to 30 April, or none of 1 to 8 May")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     assert auc_measures(logs)["auc_click"] == "pip install 'noetik-rllib[check]'"

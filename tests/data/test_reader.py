@@ -97,7 +97,11 @@ BROKEN: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
         lambda lines: [*lines[:5], set_field(lines[5], 4, "yesterday"), *lines[6:]],
         ":6: column 'time_ms' is 'yesterday'",
     ),
-    "short line": (LOG, lambda lines: [*lines, "1,2,3"], "is the last of 3 on this line; expected 19 columns"),
+    "short line": (
+        LOG,
+        lambda lines: [*lines, "1,2,3"],
+        "is the last of 3 on this line; expected 19 columns",
+    ),
     "blank value": (
         LOG,
         lambda lines: [*lines[:3], set_field(lines[3], 12, ""), *lines[4:]],
@@ -164,7 +168,9 @@ def test_a_byte_order_mark_is_read_over(world: Path, tiny_world: Path) -> None:
     """Fails if a file that an office program has saved is refused over an invisible character."""
     for path in (world / "data").glob("*.csv"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    np.testing.assert_array_equal(read_source(world).log.time_ms, read_source(tiny_world).log.time_ms)
+    np.testing.assert_array_equal(
+        read_source(world).log.time_ms, read_source(tiny_world).log.time_ms
+    )
 
 
 def test_bytes_that_are_no_text_are_refused(world: Path) -> None:
