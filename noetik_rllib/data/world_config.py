@@ -55,31 +55,31 @@ class Tab(NamedTuple):
 #: Tabs 0 to 14 (their kinds read off the real rows: click against play time and threshold).
 #: Offsets are calibrated on the click rates of 27K's tabs.
 TABS: tuple[Tab, ...] = (
-    Tab(Page.GRID, -2.6),
+    Tab(Page.GRID, -2.14),
     Tab(Page.FEED, 0.0),
     Tab(Page.FEED, -0.1),
-    Tab(Page.GRID, -4.1),
-    Tab(Page.FEED, 0.5),
-    Tab(Page.FEED, -1.2),
-    Tab(Page.FEED, -2.0),
+    Tab(Page.GRID, -3.98),
+    Tab(Page.FEED, 0.49),
+    Tab(Page.FEED, -0.97),
+    Tab(Page.FEED, -1.46),
     Tab(Page.FEED, 0.0),
-    Tab(Page.GRID, -3.4),
+    Tab(Page.GRID, -3.32),
     Tab(Page.TAPPED, 0.0),
     Tab(Page.TAPPED, 0.0),
     Tab(Page.MUTE, 0.0),
-    Tab(Page.FEED, -2.3),
-    Tab(Page.FEED, -0.4),
+    Tab(Page.FEED, -2.06),
+    Tab(Page.FEED, -0.43),
     Tab(Page.MUTE, 0.0),
 )
-#: Sessions on each tab: real rows (Pure and 27K; those of tab 6 halved, as nearly all are logged
-#: twice) over the relative length of a session there.
+#: Sessions on each tab, in relative numbers. Pure: the real rows, those of tab 6 halved, as nearly
+#: all are logged twice. Full (1K, 27K): calibrated on 27K's rows, as clicks lengthen a session.
 PURE_TABS = (
     *(178_087, 1_058_389, 48_364, 4_014, 93_165, 4_169, 21_500, 504),
     *(3_909, 444, 152, 725, 1_472, 399, 31),
 )
 FULL_TABS = (
-    *(63_923_841, 215_925_023, 9_949_649, 957_605, 24_510_543, 429_129, 2_648_000, 114_704),
-    *(478_050, 60_678, 23_722, 217_754, 332_086, 72_217, 14_991),
+    *(25.06, 63.43, 2.97, 0.45, 6.43, 0.149, 0.97, 0.027),
+    *(0.227, 0.018, 0.006, 0.069, 0.159, 0.02, 0.005),
 )
 #: Random rows on each tab (real).
 RANDOM_TABS = (0, 1_178_025, 764, 0, 0, 0, 0, 0, 0, 0, 0, 6_755, 0, 0, 515)
@@ -94,6 +94,18 @@ FULL_DAYS = (
     *(9_864, 10_870, 10_749, 9_527, 9_346, 9_189, 9_187, 9_460, 10_703, 10_590, 9_045, 8_994),
     *(9_304, 9_464, 10_076, 11_621, 10_137, 9_775, 9_756, 9_838, 9_943, 10_843, 12_573, 12_514),
     *(12_096, 11_999, 11_603, 10_431, 10_540, 10_713, 11_514),
+)
+
+
+#: Share of the rows of each hour of the day, in percent (KuaiRand-27K, standard log).
+HOURS = (
+    *(3.30, 2.01, 1.28, 0.90, 0.81, 1.15, 2.13, 3.09, 3.58, 4.02, 4.48, 4.79),
+    *(5.28, 5.32, 4.80, 4.89, 5.15, 5.44, 5.85, 6.17, 6.61, 6.86, 6.78, 5.31),
+)
+#: The hours of sessions, where these last long, that give the rows those shares: calibrated.
+SESSION_HOURS = (
+    *(1.67, 0.80, 0.46, 0.33, 0.37, 0.88, 2.37, 3.67, 3.97, 4.44, 5.02, 5.12),
+    *(5.85, 5.73, 4.29, 4.92, 5.43, 5.79, 6.23, 6.60, 7.28, 7.63, 7.03, 4.15),
 )
 
 
@@ -114,11 +126,11 @@ class Reaction(NamedTuple):
 #: Calibrated on the rates of both logs and given the click. Hate falls with the
 #: utility: it is commoner in the random log. Append only: each draws after those before it.
 REACTIONS: dict[str, Reaction] = {
-    "like": Reaction(0.0042, 0.00075, 0.53, 2.1, 0.3),
+    "like": Reaction(0.0061, 0.00125, 0.55, 1.8, 0.15),
     "follow": Reaction(0.00107, 0.000197, 0.36, 0.9, 0.0),
-    "comment": Reaction(0.00223, 0.000157, 0.59, 0.9, 0.0),
+    "comment": Reaction(0.00210, 0.000150, 0.65, 0.9, 0.0),
     "forward": Reaction(0.00117, 0.000205, 0.38, 0.6, 0.0),
-    "hate": Reaction(0.00070, 0.000335, -0.47, 0.3, 0.0),
+    "hate": Reaction(0.00070, 0.000294, -0.56, 0.3, 0.0),
     "profile_enter": Reaction(0.0264, 0.00242, 0.30, 0.6, 0.0),
 }
 
@@ -228,10 +240,11 @@ class WorldConfig:
     #: logarithm of the rest.
     random_rows_least: int = 10
     random_rows_sigma: float = 1.5
-    #: Share of the standard rows before 22 April, rows by day (none: the same every day), and
-    #: sessions by tab.
+    #: Share of the standard rows before 22 April; sessions by day (none: the same every day), by
+    #: hour and by tab, in relative numbers.
     early_share: float = SECOND_FILE_DAY / DAYS
     day_weights: tuple[float, ...] = ()
+    hour_weights: tuple[float, ...] = HOURS
     tab_weights: tuple[float, ...] = PURE_TABS
 
     #: Sessions of a user in the month, mean and relative spread. Patience follows: who has more
@@ -261,7 +274,7 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
-        for name in ("strong_tags", "day_weights", "tab_weights"):
+        for name in ("strong_tags", "day_weights", "hour_weights", "tab_weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for names, low, high in (
             ("users videos tag_sets", 1, 10**7),
@@ -285,6 +298,7 @@ class WorldConfig:
         for name, lengths in (
             ("strong_tags", (2,)),
             ("day_weights", (0, DAYS)),
+            ("hour_weights", (24,)),
             ("tab_weights", (len(TABS),)),
         ):
             if len(values := getattr(self, name)) not in lengths:
@@ -311,9 +325,9 @@ _PURE = WorldConfig(
     tags=46,
     standard_rows=1_414_622,
     random_rows=1_186_059,
-    base=-1.99,
+    base=-1.89,
     user_sd=0.6,
-    level_activity=-0.5,
+    level_activity=-0.7,
     quality_sd=0.51,
     love=1.1,
     taste_spread=0.3,
@@ -327,13 +341,13 @@ _PURE = WorldConfig(
     engaged_sigma=0.75,
     engaged_duration_power=0.24,
     engaged_utility_gain=0.23,
-    finish_level=-0.92,
+    finish_level=-0.86,
     finish_duration=-0.5,
     finish_utility=0.46,
     popularity_weight=1.0,
     affinity_weight=4.75,
     affinity_noise=0.0,
-    popularity_quality=1.46,
+    popularity_quality=1.57,
     popularity_sd=0.73,
     no_duration_popularity=-0.75,
     activity_below=1.05,
@@ -354,17 +368,19 @@ PRESETS: dict[str, WorldConfig] = {
         _PURE,
         users=1_000,
         videos=4_369_953,
-        standard_rows=11_610_000,
+        standard_rows=11_609_000,
         random_rows=43_028,
         variant="1k",
         pool_videos=7_388,
-        listed_quality=0.6,
+        listed_quality=0.23,
+        listed_tail=1.9,
         pool_popularity=1.0,
         early_share=0.43165,
         day_weights=FULL_DAYS,
+        hour_weights=SESSION_HOURS,
         tab_weights=FULL_TABS,
-        sessions=150.0,
-        sessions_spread=0.48,
+        sessions=139.0,
+        sessions_spread=0.46,
         request_rows=5.1,
     ),
 }

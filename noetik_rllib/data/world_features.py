@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from noetik_rllib.data.world_latents import some
 from noetik_rllib.data.world_log import shares
 
 if TYPE_CHECKING:
@@ -50,11 +51,6 @@ VIDEO_HEADER = (
 )
 #: Videos are written so many at a time, which bounds the memory.
 _BLOCK = 500_000
-
-
-def some(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
-    """Return distinct numbers below ``count``: that share of them, rounded up."""
-    return rng.permutation(count)[: int(np.ceil(share * count))]
 
 
 def user_features(world: SyntheticWorld) -> pd.DataFrame:

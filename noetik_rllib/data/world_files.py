@@ -133,7 +133,7 @@ def write_files(
 def _collect(world: SyntheticWorld, progress: Callable[[float], None]) -> dict[str, np.ndarray]:
     """Draw the whole log: the columns of ``LOG_COLUMNS`` and "run", sorted by user and time."""
     total = int(draw_schedule(world).rows.sum())
-    log = {
+    log: dict[str, np.ndarray] = {
         name: np.empty(total, dtype=_KEPT_TYPES.get(name, np.int8))
         for name in (*LOG_COLUMNS, "run")
     }

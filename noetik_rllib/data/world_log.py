@@ -36,12 +36,7 @@ START_MS = 1_649_347_200_000
 MAX_GAP_MS = 25 * MINUTE_MS
 SESSION_GAP_MS = 31 * MINUTE_MS
 #: A user's plays and pauses fill at most this share of the time.
-MOST_BUSY = 0.7
-#: Share of the rows of each hour of the day, in percent (KuaiRand-27K, standard log).
-HOUR_SHARES = (
-    *(3.30, 2.01, 1.28, 0.90, 0.81, 1.15, 2.13, 3.09, 3.58, 4.02, 4.48, 4.79),
-    *(5.28, 5.32, 4.80, 4.89, 5.15, 5.44, 5.85, 6.17, 6.61, 6.86, 6.78, 5.31),
-)
+MOST_BUSY = 0.45
 #: P(``hourmin`` is an hour ahead | minute of the hour): 17 % over the hour.
 HOUR_AHEAD = np.repeat([0.01, 0.19, 0.38, 0.94, 1.0], [44, 6, 2, 1, 7])
 #: Users are drawn in blocks of about so many rows, which bounds the memory.
@@ -262,7 +257,7 @@ def _moments(config: WorldConfig, owner: np.ndarray, rng: np.random.Generator) -
     early = rng.choice(SECOND_FILE_DAY, size=count, p=shares(weights[:SECOND_FILE_DAY]))
     late = rng.choice(DAYS - SECOND_FILE_DAY, size=count, p=shares(weights[SECOND_FILE_DAY:]))
     day = np.where(owner % 2 == _LATE, late, early)
-    hour = rng.choice(24, size=count, p=shares(HOUR_SHARES))
+    hour = rng.choice(24, size=count, p=shares(config.hour_weights))
     moment = (day * 24 + hour) * HOUR_MS + rng.integers(HOUR_MS, size=count)
     return moment[np.lexsort((moment, owner))]
 
