@@ -13,6 +13,8 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.data.world_config import PRESETS
+from noetik_rllib.data.world_config import preset as world_preset
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory
 from noetik_rllib.offline.manifest import Manifest
@@ -27,7 +29,9 @@ data.add_command(check)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")
-@click.option("--preset", default="demo", show_default=True, help="Size of the world: tiny, demo.")
+@click.option(
+    "--preset", default="demo", show_default=True, help=f"Size of the world: {', '.join(PRESETS)}."
+)
 @click.option("--out", type=PATH, required=True, help="Folder to write.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -36,7 +40,6 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     from dataclasses import replace
 
     from noetik_rllib.data.world import SyntheticWorld
-    from noetik_rllib.data.world import preset as world_preset
 
     config = world_preset(preset)
     if seed < 0:

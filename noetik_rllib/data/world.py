@@ -1,21 +1,21 @@
-"""A small short-video world whose truth is known: what a user would answer to any video.
+"""A short-video world whose truth is known: what a user would answer to any video.
 
 A user has sparse tastes over tags; a video has one to three tags, a quality and a duration. The
 utility of a video to a user, in log-odds of being engaged by it, is::
 
-    u = base + user level + quality + sum of taste over its tags
-        - satiation * (share of the last events that share a tag with it)
+    u = base + user level + quality + sum of taste over its tags + offset of the tab
+        + sum over recent events that share a tag with it of weight x (habit x clicked - satiation)
 
-The play time is log-normal around 2 s (a skip) or, with probability sigmoid(u), log-normal around
-a median that grows with the duration and with u (an engaged watch; above the duration: a replay).
-Click and long view are KuaiRand's threshold rules of it; the other signals are rare reactions
-given the click. So ``SyntheticWorld.response`` is in closed form. ``world_log`` writes the files.
+The play time is log-normal around 2 s (a skip) or, with probability sigmoid(u), that of an engaged
+watch, which may run to the end. Click and long view are KuaiRand's threshold rules of it; the other
+signals are rare reactions given the click. So ``SyntheticWorld.response`` is in closed form, and
+the next answer depends on the past through the last 16 events alone. docs/world.md has the
+equations, ``world_files`` writes the logs, ``world_value`` gives the true value of a policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,243 +23,259 @@ import numpy as np
 from numpy.random import Generator
 from scipy.special import expit, logit, ndtr
 
-from noetik_rllib.data import world_log
+from noetik_rllib.data import world_files
 from noetik_rllib.data.signals import UNKNOWN_DURATION_FULL_VIEW_MS
-from noetik_rllib.errors import UserError, did_you_mean
-
-#: README of KuaiRand: a play beyond 7 s (or the whole of a shorter video) is a click, one of 18 s
-#: (or the whole of a shorter video) a long view. A duration of 0 is unknown and counts as long.
-CLICK_LIMIT_MS = 7_000
-LONG_VIEW_LIMIT_MS = 18_000
-#: The real pool: shortest and longest duration, shares of videos with one, two and
-#: three tags, highest code of a tag (there are holes).
-DURATION_RANGE_MS = (5_000, 1_177_720)
-TAG_COUNT_SHARES = (0.76, 0.23, 0.01)
-MAX_TAG_CODE = 68
-
-#: Independent random streams, one per part of the world. Append only: the draws of a stream
-#: depend on its place here alone.
-STREAMS = (
-    *("videos", "users", "taste", "schedule", "standard", "random", "answers", "times", "log"),
-    *("user_features", "video_features"),
+from noetik_rllib.data.world_config import (
+    MAIN_TAB,
+    PRESETS,
+    REACTIONS,
+    TABS,
+    TAP_WITHOUT_PLAY,
+    Page,
+    WorldConfig,
+    preset,
 )
+from noetik_rllib.data.world_kernel import VideoSide, Watching, play_rows
+from noetik_rllib.data.world_latents import Latents
+from noetik_rllib.errors import UserError
 
+__all__ = ["PRESETS", "Answers", "SyntheticWorld", "WorldConfig", "preset"]
 
-class Reaction(NamedTuple):
-    """A rare signal: its rates where the utility is 0, and what the utility does to its odds."""
-
-    rate_click: float
-    rate_no_click: float
-    gain: float
-
-
-#: Calibrated on the rates of both logs and given the click. Hate falls with the
-#: utility: it is commoner in the random log. Append only: each draws after those before it.
-REACTIONS: dict[str, Reaction] = {
-    "like": Reaction(0.013, 0.0025, 0.5),
-    "follow": Reaction(0.0006, 0.0001, 0.5),
-    "comment": Reaction(0.0018, 0.0001, 0.5),
-    "forward": Reaction(0.0007, 0.0001, 0.5),
-    "hate": Reaction(0.0003, 0.0006, -0.2),
-    "profile_enter": Reaction(0.014, 0.0014, 0.5),
-}
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """What a world is drawn from. Utilities and tastes are in log-odds, shares in fractions of 1.
-
-    The defaults are one calibration: clicks on 0.40 to 0.48 of the standard rows and on 0.18 to
-    0.25 of the random ones (KuaiRand-Pure: 0.46 and 0.18), and a reward that depends on personal
-    taste far more than in the real logs, so that a small log is enough to learn it. "Real" below
-    is a figure counted over KuaiRand's published files.
-
-    Raises:
-        UserError: a number is out of its range.
-    """
-
-    #: Users and videos, with ids from 0; distinct tags, 8 to 64 (a set of tags is one word).
-    users: int
-    videos: int
-    tags: int
-    #: Events of both standard logs together, and of the random log. Duplicates come on top, the
-    #: few events that fall beyond the last day come off. All that is random follows the seed.
-    standard_rows: int
-    random_rows: int
-    seed: int = 0
-    #: Utility of an average video to an average user: engaged by 14 %.
-    base: float = -1.8
-    #: Spread of the users' levels (less than taste) and of the videos' quality (enough that
-    #: popularity beats chance).
-    user_sd: float = 0.5
-    quality_sd: float = 0.7
-    #: Mean taste for each of the 2 to 4 tags that a user loves (14 % become 69 %), for each of
-    #: the 2 to 4 disliked ones, and the relative spread around both.
-    love: float = 2.6
-    dislike: float = -1.5
-    taste_spread: float = 0.2
-    #: Exponent of the tags' frequencies by rank: the real first is 4 times the tenth.
-    tag_exponent: float = 0.6
-    #: Utility lost where all of the last ``satiation_window`` events share a tag with the video:
-    #: weak beside a taste.
-    satiation: float = 0.6
-    satiation_window: int = 8
-    #: Skips: median in ms, spread of the logarithm (real, unclicked: 2.2 s).
-    skip_median_ms: float = 2_000.0
-    skip_sigma: float = 0.6
-    #: Engaged watches of a video of median duration at utility 0: median in ms, spread of the
-    #: logarithm; growth of the logarithm per unit of log duration (longer videos are watched
-    #: longer, but less of them) and of utility. 0.12 of the standard rows are complete (real: 0.14).
-    engaged_median_ms: float = 20_000.0
-    engaged_sigma: float = 0.9
-    engaged_duration_power: float = 0.5
-    engaged_utility_gain: float = 0.4
-    #: Spread of a user's readiness to react: liking is a strong trait of the user.
-    reactivity_sd: float = 0.8
-    #: Standard policy: softmax of these weights times log popularity and times taste as the
-    #: platform sees it, with an error per user and tag of half a loved tag. Calibrated on the
-    #: click rate of the standard log.
-    popularity_weight: float = 0.7
-    affinity_weight: float = 0.65
-    affinity_noise: float = 1.2
-    #: Log popularity: its growth per unit of quality, and its spread apart from that.
-    popularity_quality: float = 1.0
-    popularity_sd: float = 0.4
-    #: Logarithm of the duration in ms, mean and spread (real); of a user's rows, spread (real).
-    duration_ln_mean: float = 11.135
-    duration_ln_sd: float = 1.034
-    activity_sigma: float = 0.96
-    #: Mean standard rows of a session (real: 13.6 requests in 27K). Pause after a play: median in
-    #: ms, spread of the logarithm; half of the gaps in a session are then under 40 s (as in the real log).
-    session_rows: float = 10.0
-    pause_median_ms: float = 15_000.0
-    pause_sigma: float = 1.3
-    #: Quirks, as shares: standard rows logged twice (1.3), videos of unknown duration (1.4),
-    #: videos whose tags are not written (1.6), users with blank one-hot features (1.5).
-    duplicate_share: float = 0.015
-    no_duration_share: float = 0.015
-    blank_tag_share: float = 0.01
-    blank_feature_share: float = 0.03
-
-    def __post_init__(self) -> None:
-        for names, low, high in (
-            ("users videos satiation_window", 1, 10**7),
-            ("tags", 8, 64),
-            # Some 50 sessions at least, so that there are late ones for the random rows.
-            ("standard_rows", 1_000, 10**9),
-            ("session_rows", 1, 20),
-            ("random_rows seed", 0, 10**12),
-            ("skip_median_ms skip_sigma engaged_median_ms engaged_sigma", 1e-3, 1e9),
-            ("duplicate_share no_duration_share blank_tag_share blank_feature_share", 0, 1),
-        ):
-            for name in names.split():
-                if not low <= (value := getattr(self, name)) <= high:
-                    raise UserError(f"world: {name} is {value}: expected {low:,} to {high:,}")
-
-
-PRESETS: dict[str, WorldConfig] = {
-    # Fewer videos are easier to choose among: a lower weight keeps the click rate.
-    "tiny": WorldConfig(60, 80, 12, 4_000, 800, affinity_weight=0.45),
-    "demo": WorldConfig(1_000, 500, 20, 100_000, 15_000),
-}
-
-
-def preset(name: str) -> WorldConfig:
-    """Return the named configuration.
-
-    Raises:
-        UserError: there is no such preset.
-    """
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UserError(f"unknown world '{name}': expected {known}.{did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
+_PAGE = np.array([tab.page for tab in TABS])
+_OFFSET = np.array([tab.offset for tab in TABS])
 
 
 class Answers(NamedTuple):
-    """The distribution of the answers to N shown videos; all arrays are (N,) float64.
+    """The distribution of the answers to N shown videos; all arrays are (N,).
 
-    ``engaged`` is the probability of an engaged watch, ``engaged_ln_ms`` the logarithm of its
-    median in ms; the log-odds of the reactions follow ``utility`` and ``reactivity``.
+    ``page`` says what a click is there. ``utility`` is in log-odds, tab and history included.
+    ``engaged`` is the probability of an engaged watch, ``finish`` that such a watch runs to the
+    end, ``watch_ln_ms`` the logarithm of the median in ms of one that does not. ``video`` and
+    ``user`` (N,) are the pairs.
     """
 
-    engaged: np.ndarray
-    engaged_ln_ms: np.ndarray
+    user: np.ndarray
+    video: np.ndarray
+    page: np.ndarray
     utility: np.ndarray
-    reactivity: np.ndarray
-
-    def reaction(self, name: str, clicked: np.ndarray | bool) -> np.ndarray:
-        """Probability (N,) of the named reaction, given whether the video was clicked."""
-        rates = REACTIONS[name]
-        level = np.where(clicked, logit(rates.rate_click), logit(rates.rate_no_click))
-        return expit(level + rates.gain * self.utility + self.reactivity)
+    engaged: np.ndarray
+    finish: np.ndarray
+    watch_ln_ms: np.ndarray
 
 
-class SyntheticWorld:
+class SyntheticWorld(Latents):
     """A drawn world: latent users and videos, their true responses and their logs.
 
-    Attributes (U users, V videos, T tags):
-        tag_code: what is written for each tag, (T,).
-        video_tags: tags of each video, (V, 3) in 0..T-1; T fills the unused places.
-        quality, log_popularity: (V,), log-odds.
-        duration_ms: (V,); 0 is unknown. click_from_ms, long_view_from_ms: least play, (V,).
-        level, reactivity: (U,), log-odds. activity: share of all standard rows, (U,).
-        taste, seen_taste: true, and as the platform sees it, (U, T + 1); the last column is 0.
+    Attributes: those of ``Latents``.
     """
 
-    def __init__(self, config: WorldConfig) -> None:
-        self.config = config
-        self._draw_videos(self.stream("videos"))
-        self._draw_users(self.stream("users"), self.stream("taste"))
+    @property
+    def watching(self) -> Watching:
+        """The numbers behind a play time."""
+        config = self.config
+        return Watching(
+            skip_ln_ms=float(np.log(config.skip_median_ms)),
+            skip_sigma=config.skip_sigma,
+            engaged_sigma=config.engaged_sigma,
+            engaged_utility_gain=config.engaged_utility_gain,
+            finish_utility=config.finish_utility,
+            finish_ln=float(np.log(config.finish_median)),
+            finish_sigma=config.finish_sigma,
+        )
 
-    def stream(self, name: str) -> Generator:
-        """Return a fresh generator of the named part's stream."""
-        children = np.random.SeedSequence(self.config.seed).spawn(len(STREAMS))
-        return np.random.default_rng(children[STREAMS.index(name)])
+    def video_side(self, video_id: np.ndarray) -> VideoSide:
+        """Return what the play times of videos (N,) take from them."""
+        config, relative = self.config, self.relative_ln_ms[video_id]
+        known = self.duration_ms[video_id] > 0
+        level = config.finish_level + config.finish_duration * relative
+        return VideoSide(
+            watch_ln_ms=np.log(config.engaged_median_ms) + config.engaged_duration_power * relative,
+            finish_level=np.where(known, level, -np.inf),
+            duration_ln_ms=config.duration_ln_median + relative,
+            click_from_ms=self.click_from_ms[video_id],
+        )
 
-    def _draw_videos(self, rng: Generator) -> None:
-        config, count = self.config, self.config.videos
-        self.tag_code = 1 + rng.permutation(MAX_TAG_CODE)[: config.tags]
-        weight = np.arange(1, config.tags + 1, dtype=np.float64) ** -config.tag_exponent
-        # A race of exponentials: a row's first k are k tags drawn without replacement.
-        race = rng.exponential(size=(count, config.tags)) / weight
-        self.video_tags = np.argsort(race, axis=1)[:, : len(TAG_COUNT_SHARES)]
-        last = rng.choice(len(TAG_COUNT_SHARES), size=count, p=TAG_COUNT_SHARES)
-        self.video_tags[np.arange(len(TAG_COUNT_SHARES)) > last[:, None]] = config.tags
-        self.quality = rng.normal(0, config.quality_sd, count)
-        noise = rng.normal(0, config.popularity_sd, count)
-        self.log_popularity = config.popularity_quality * self.quality + noise
+    def plain_utility(self, user_id: np.ndarray, video_id: np.ndarray) -> np.ndarray:
+        """Return the utility (N,) of videos (N,) to users (N,) without tab and history."""
+        taste = self.affinity(self.taste, user_id, self.video_set[video_id])
+        return self.config.base + self.level[user_id] + self.quality[video_id] + taste
 
-        duration = np.exp(rng.normal(config.duration_ln_mean, config.duration_ln_sd, count))
-        self.duration_ms = np.clip(duration, *DURATION_RANGE_MS).astype(np.int64)
-        self.duration_ms[world_log.some(rng, count, config.no_duration_share)] = 0
-        effective = np.where(self.duration_ms > 0, self.duration_ms, np.iinfo(np.int64).max)
-        # Play times are whole ms: beyond 7,000 means 7,001 or more.
-        self.click_from_ms = np.where(effective <= CLICK_LIMIT_MS, effective, CLICK_LIMIT_MS + 1)
-        self.long_view_from_ms = np.minimum(effective, LONG_VIEW_LIMIT_MS)
-        # A video of unknown duration is watched like one of median duration.
-        known = np.where(self.duration_ms > 0, self.duration_ms, np.exp(config.duration_ln_mean))
-        growth = config.engaged_duration_power * (np.log(known) - config.duration_ln_mean)
-        self._engaged_ln_ms = np.log(config.engaged_median_ms) + growth
-        # One bit per tag. The extra row, which index -1 reaches, is "no video": no tag in common.
-        bit = np.append(np.uint64(1) << np.arange(config.tags, dtype=np.uint64), np.uint64(0))
-        self._tag_set = np.append(np.bitwise_or.reduce(bit[self.video_tags], axis=1), np.uint64(0))
+    def leave_probability(self, user_id: np.ndarray, unclicked_share: np.ndarray) -> np.ndarray:
+        """Return the probability (N,) that users (N,) leave after a request.
 
-    def _draw_users(self, rng: Generator, taste_rng: Generator) -> None:
-        config, shape = self.config, (self.config.users, self.config.tags)
-        self.level = rng.normal(0, config.user_sd, config.users)
-        self.reactivity = rng.normal(0, config.reactivity_sd, config.users)
-        activity = np.exp(rng.normal(0, config.activity_sigma, config.users))
-        self.activity = activity / activity.sum()
+        Args:
+            user_id: (N,) int64.
+            unclicked_share: of the videos shown since the session began, the share without a
+                click, (N,) in [0, 1].
+        """
+        level = self.leave_level[user_id] - self.config.impatience * (1 - unclicked_share)
+        return expit(level)
 
-        rank = np.argsort(taste_rng.random(shape), axis=1)
-        loved = rank < taste_rng.integers(2, 5, size=(config.users, 1))
-        disliked = rank >= config.tags - taste_rng.integers(2, 5, size=(config.users, 1))
-        mean = np.where(loved, config.love, np.where(disliked, config.dislike, 0.0))
-        taste = mean * (1 + config.taste_spread * taste_rng.standard_normal(shape))
-        seen = taste + config.affinity_noise * taste_rng.standard_normal(shape)
-        self.taste = np.pad(taste, ((0, 0), (0, 1)))
-        self.seen_taste = np.pad(seen, ((0, 0), (0, 1)))
+    def drivers(
+        self,
+        user_id: np.ndarray,
+        video_id: np.ndarray,
+        recent_videos: np.ndarray,
+        recent_clicks: np.ndarray,
+    ) -> np.ndarray:
+        """Return what each recent event adds to the utility of the video shown, exactly.
+
+        Arguments as ``response``. The contributions of all users to the same videos are the same.
+
+        Returns:
+            (N, k) float64, log-odds: weight x (habit x clicked - satiation) where the event
+            shares a tag with the video, else 0; 0 beyond the ``history_window`` newest.
+        """
+        self._check(user_id, video_id, recent_videos)
+        window = min(self.config.history_window, recent_videos.shape[1])
+        past = recent_videos[:, :window]
+        shares = (self.tag_bits(past) & self.tag_bits(video_id)[:, None]) > 0
+        gained = self.config.habit * (recent_clicks[:, :window] > 0) - self.config.satiation
+        result = np.zeros(recent_videos.shape)
+        result[:, :window] = self.history_weight[:window] * gained * shares
+        return result
+
+    def _check(self, user_id: np.ndarray, video_id: np.ndarray, recent: np.ndarray) -> None:
+        top_user, top_video = self.config.users - 1, self.config.videos - 1
+        given = ((user_id, 0, top_user), (video_id, 0, top_video), (recent, -1, top_video))
+        for ids, low, high in given:
+            if ids.size and not (low <= ids.min() and ids.max() <= high):
+                raise ValueError(f"expected ids {low} to {high}, got {ids.min()} to {ids.max()}")
+
+    def answers(
+        self,
+        user_id: np.ndarray,
+        video_id: np.ndarray,
+        recent_videos: np.ndarray,
+        recent_clicks: np.ndarray,
+        tab: np.ndarray | int | None = None,
+    ) -> Answers:
+        """Return the distribution of the answers to N shown videos; arguments as ``response``."""
+        tab = np.broadcast_to(MAIN_TAB if tab is None else tab, np.shape(user_id))
+        if tab.size and not (tab.min() >= 0 and tab.max() < len(TABS)):
+            raise ValueError(f"expected tabs 0 to {len(TABS) - 1}, got {tab.min()} to {tab.max()}")
+        history = self.drivers(user_id, video_id, recent_videos, recent_clicks).sum(axis=1)
+        return self.answers_to(user_id, video_id, tab, history)
+
+    def answers_to(
+        self, user_id: np.ndarray, video_id: np.ndarray, tab: np.ndarray, history: np.ndarray
+    ) -> Answers:
+        """Return the answers where the history adds ``history`` to the utility; all (N,)."""
+        utility = self.plain_utility(user_id, video_id) + _OFFSET[tab] + history
+        video, page = self.video_side(video_id), _PAGE[tab]
+        return Answers(
+            user=user_id,
+            video=video_id,
+            page=page,
+            utility=utility,
+            engaged=np.where(page == Page.TAPPED, 1.0, expit(utility)),
+            finish=expit(video.finish_level + self.config.finish_utility * utility),
+            watch_ln_ms=video.watch_ln_ms + self.config.engaged_utility_gain * utility,
+        )
+
+    def reaction(self, name: str, answers: Answers, clicked: np.ndarray | bool) -> np.ndarray:
+        """Return the probability (N,) of the named reaction, given whether there was a click."""
+        rates = REACTIONS[name]
+        level = np.where(clicked, logit(rates.rate_click), logit(rates.rate_no_click))
+        level = level + rates.gain * answers.utility + rates.trait * self.reactivity[answers.user]
+        return expit(level - rates.short * self.relative_ln_ms[answers.video])
+
+    def sample(
+        self,
+        user_id: np.ndarray,
+        video_id: np.ndarray,
+        recent_videos: np.ndarray,
+        recent_clicks: np.ndarray,
+        rng: Generator,
+        tab: np.ndarray | int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Draw an answer to each of N shown videos; arguments as ``response``.
+
+        Returns:
+            "play_time_ms" (N,) int64, and each of ``BINARY_SIGNALS`` (N,) bool.
+        """
+        answers = self.answers(user_id, video_id, recent_videos, recent_clicks, tab)
+        play_ms, click = play_rows(
+            self.watching,
+            answers.page,
+            answers.utility,
+            self.video_side(video_id),
+            rng.random(len(user_id)),
+            rng.standard_normal(len(user_id)),
+        )
+        return self.react(answers, play_ms, click, rng)
+
+    def react(
+        self, answers: Answers, play_ms: np.ndarray, click: np.ndarray, rng: Generator
+    ) -> dict[str, np.ndarray]:
+        """Add long view and drawn reactions to play times and clicks; as ``sample``."""
+        result = {
+            "play_time_ms": play_ms,
+            "click": click,
+            "long_view": play_ms >= self.long_view_from_ms[answers.video],
+        }
+        for name in REACTIONS:
+            result[name] = rng.random(len(click)) < self.reaction(name, answers, click)
+        return result
+
+    def response(
+        self,
+        user_id: np.ndarray,
+        video_id: np.ndarray,
+        recent_videos: np.ndarray,
+        recent_clicks: np.ndarray,
+        tab: np.ndarray | int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the true expected value of every signal, in closed form.
+
+        Args:
+            user_id: (N,) int64.
+            video_id: the video shown, (N,) int64.
+            recent_videos: the user's last videos before the request, (N, k) int64, newest first
+                (the order of a state's history), -1 where there is none. The first
+                ``history_window`` columns count; ones that are not given count as none.
+            recent_clicks: whether they were clicked, (N, k) 0 or 1, or bool.
+            tab: page of the app, (N,) or one for all, 0 to 14; the main one, 1, if not given.
+
+        Returns:
+            Each of ``SIGNALS``, (N,) float64: the probability of a binary signal, the mean of
+            "watch_ratio" (up to 2e-4: play times are rounded down to whole ms).
+
+        Raises:
+            ValueError: an id or a tab is out of range.
+        """
+        return self.expected(self.answers(user_id, video_id, recent_videos, recent_clicks, tab))
+
+    def expected(self, answers: Answers) -> dict[str, np.ndarray]:
+        """Return the expected value of every signal, as ``response``."""
+        numbers, duration = self.watching, self.duration_ms[answers.video]
+        whole_ms = np.where(duration > 0, duration, UNKNOWN_DURATION_FULL_VIEW_MS)
+        duration_ln_ms = self.config.duration_ln_median + self.relative_ln_ms[answers.video]
+        grid = answers.page == Page.GRID
+        plays = np.where(grid, answers.engaged * (1 - TAP_WITHOUT_PLAY), answers.engaged)
+
+        def mixed(value: Callable[..., np.ndarray], limit_ms: np.ndarray) -> np.ndarray:
+            of_skip = value(numbers.skip_ln_ms, numbers.skip_sigma, limit_ms)
+            of_watch = value(answers.watch_ln_ms, numbers.engaged_sigma, limit_ms)
+            finish_ln_ms = duration_ln_ms + numbers.finish_ln
+            of_finish = value(finish_ln_ms, numbers.finish_sigma, limit_ms)
+            of_engaged = of_watch + answers.finish * (of_finish - of_watch)
+            return plays * of_engaged + np.where(grid, 0.0, (1 - plays) * of_skip)
+
+        click = np.select(
+            [grid, answers.page == Page.TAPPED, answers.page == Page.MUTE],
+            [answers.engaged, 1.0, 0.0],
+            mixed(_reaches, self.click_from_ms[answers.video]),
+        )
+        result = {
+            "click": click,
+            "watch_ratio": mixed(_mean_ratio, whole_ms),
+            "long_view": mixed(_reaches, self.long_view_from_ms[answers.video]),
+        }
+        for name in REACTIONS:
+            without = self.reaction(name, answers, False)
+            result[name] = without + click * (self.reaction(name, answers, True) - without)
+        return result
 
     @classmethod
     def load(cls, directory: str | Path) -> SyntheticWorld:
@@ -268,123 +284,21 @@ class SyntheticWorld:
         Raises:
             UserError: the file is missing, damaged, or of another version of this module.
         """
-        settings = world_log.read_settings(Path(directory))
+        settings = world_files.read_settings(Path(directory))
         try:
             return cls(WorldConfig(**settings))
         except TypeError as error:
-            raise UserError(f"{directory}: {world_log.WORLD_FILE} is damaged: {error}") from None
+            raise UserError(f"{directory}: {world_files.WORLD_FILE} is damaged: {error}") from None
 
     def write(
         self, directory: str | Path, progress: Callable[[float], None] | None = None
-    ) -> world_log.WorldFiles:
+    ) -> world_files.WorldFiles:
         """Write the world's logs, features and description: same configuration, same bytes.
 
         ``directory`` is made if missing, files of the same names are replaced; ``progress`` is
         called with the share of the work that is done, 0 to 1.
         """
-        return world_log.write_files(self, Path(directory), progress or (lambda share: None))
-
-    def answers(
-        self, user_id: np.ndarray, video_id: np.ndarray, recent_videos: np.ndarray
-    ) -> Answers:
-        """Return the distribution of the answers to N shown videos; arguments as ``response``."""
-        top_user, top_video = self.config.users - 1, self.config.videos - 1
-        given = ((user_id, 0, top_user), (video_id, 0, top_video), (recent_videos, -1, top_video))
-        for ids, low, high in given:
-            if ids.size and not (low <= ids.min() and ids.max() <= high):
-                raise ValueError(f"expected ids {low} to {high}, got {ids.min()} to {ids.max()}")
-        window = self.config.satiation_window
-        common = self._tag_set[recent_videos[:, :window]] & self._tag_set[video_id][:, None]
-        utility = (
-            self.config.base
-            + self.level[user_id]
-            + self.quality[video_id]
-            + self._affinity(self.taste, user_id, video_id)
-            - self.config.satiation * np.count_nonzero(common, axis=1) / window
-        )
-        ln_ms = self._engaged_ln_ms[video_id] + self.config.engaged_utility_gain * utility
-        return Answers(expit(utility), ln_ms, utility, self.reactivity[user_id])
-
-    def _affinity(self, taste: np.ndarray, user_id: np.ndarray, video_id: np.ndarray) -> np.ndarray:
-        """Sum of taste over the videos' tags; shapes broadcast.
-
-        Unlike a matrix product's, the order of the additions does not depend on the machine.
-        """
-        # (..., 3) -> three of (...,)
-        first, second, third = np.moveaxis(self.video_tags[video_id], -1, 0)
-        return taste[user_id, first] + taste[user_id, second] + taste[user_id, third]
-
-    def standard_policy(self, user_id: np.ndarray) -> np.ndarray:
-        """Return the standard log's probability of each video, (N, V), for users (N,)."""
-        config = self.config
-        affinity = self._affinity(self.seen_taste, user_id[:, None], np.arange(config.videos))
-        score = config.popularity_weight * self.log_popularity + config.affinity_weight * affinity
-        weight = np.exp(score - score.max(axis=1, keepdims=True))
-        return weight / weight.sum(axis=1, keepdims=True)
-
-    def sample(
-        self, user_id: np.ndarray, video_id: np.ndarray, recent_videos: np.ndarray, rng: Generator
-    ) -> dict[str, np.ndarray]:
-        """Draw an answer to each of N shown videos; arguments as ``response``.
-
-        Returns:
-            "play_time_ms" (N,) int64, and each of ``BINARY_SIGNALS`` (N,) bool.
-        """
-        answers = self.answers(user_id, video_id, recent_videos)
-        count, config = len(user_id), self.config
-        engaged = rng.random(count) < answers.engaged
-        ln_median = np.where(engaged, answers.engaged_ln_ms, np.log(config.skip_median_ms))
-        sigma = np.where(engaged, config.engaged_sigma, config.skip_sigma)
-        play_ms = np.exp(ln_median + sigma * rng.standard_normal(count)).astype(np.int64)
-        click = play_ms >= self.click_from_ms[video_id]
-        result = {
-            "play_time_ms": play_ms,
-            "click": click,
-            "long_view": play_ms >= self.long_view_from_ms[video_id],
-        }
-        for name in REACTIONS:
-            result[name] = rng.random(count) < answers.reaction(name, click)
-        return result
-
-    def response(
-        self, user_id: np.ndarray, video_id: np.ndarray, recent_videos: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return the true expected value of every signal, in closed form.
-
-        Args:
-            user_id: (N,) int64.
-            video_id: the video shown, (N,) int64.
-            recent_videos: the user's last videos before it, (N, k) int64, newest first (the order
-                of a state's history), -1 where there is none. The first ``satiation_window``
-                columns count; ones that are not given count as none.
-
-        Returns:
-            Each of ``SIGNALS``, (N,) float64: the probability of a binary signal, the mean of
-            "watch_ratio" (up to 2e-4: play times are rounded down to whole ms).
-
-        Raises:
-            ValueError: an id is out of range.
-        """
-        answers = self.answers(user_id, video_id, recent_videos)
-        duration = self.duration_ms[video_id]
-        whole_ms = np.where(duration > 0, duration, UNKNOWN_DURATION_FULL_VIEW_MS)
-        skip = (np.log(self.config.skip_median_ms), self.config.skip_sigma)
-        watch = (answers.engaged_ln_ms, self.config.engaged_sigma)
-
-        def mixed(value: Callable[..., np.ndarray], limit_ms: np.ndarray) -> np.ndarray:
-            of_skip, of_watch = value(*skip, limit_ms), value(*watch, limit_ms)
-            return of_skip + answers.engaged * (of_watch - of_skip)
-
-        click = mixed(_reaches, self.click_from_ms[video_id])
-        result = {
-            "click": click,
-            "watch_ratio": mixed(_mean_ratio, whole_ms),
-            "long_view": mixed(_reaches, self.long_view_from_ms[video_id]),
-        }
-        for name in REACTIONS:
-            without = answers.reaction(name, False)
-            result[name] = without + click * (answers.reaction(name, True) - without)
-        return result
+        return world_files.write_files(self, Path(directory), progress or (lambda share: None))
 
 
 def _reaches(ln_median: np.ndarray, sigma: float, limit_ms: np.ndarray) -> np.ndarray:

@@ -232,6 +232,6 @@ def test_mistakes_are_named(tiny_world: Path, tiny_1k: Path, tmp_path: Path) -> 
     log.unlink()
     fields = lines[4].split(",")
     fields[first.split(",").index("hourmin")] = "9999"
-    log.write_text("\n".join([first, *lines[:4], ",".join(fields)]))
+    log.write_text("\n".join([first, *lines[:4], ",".join(fields)]) + "\n")
     line = mistake(tmp_path, "--variant", "pure")
-    assert f"{log.name}:6: column 'hourmin' is 9999; expected 0 to 2359" in line
+    assert f"{log.name}:6: column 'hourmin' is 9999; expected a whole number from 0 to 2359" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -33,9 +34,9 @@ def edit(path: Path, change: Callable[[list[str]], list[str]]) -> None:
 
 
 def set_field(line: str, column: int, value: str) -> str:
-    fields = line.split(",")
+    fields = next(csv.reader([line]))
     fields[column] = value
-    return ",".join(fields)
+    return ",".join(f'"{field}"' if "," in field else field for field in fields)
 
 
 def test_rows_are_sorted_and_duplicates_dropped(tiny_world: Path) -> None:

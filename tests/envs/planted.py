@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.data.world import SyntheticWorld, WorldConfig
 from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import ResponseModel
@@ -35,9 +36,10 @@ class Planted:
     def click(self, user_id: np.ndarray, videos: np.ndarray, states: np.ndarray) -> np.ndarray:
         """True probability (B,) of a click of users on videos, all (B,), in states."""
         ids = self.dataset.catalog.video_id
-        past = self.dataset.layout.unpack(states).video_index
-        recent = np.where(past >= 0, ids[past], -1)
-        return self.world.response(user_id, ids[videos], recent)["click"]
+        parts = self.dataset.layout.unpack(states)
+        recent = np.where(parts.present, ids[parts.video_index], -1)
+        clicks = parts.feedback[..., BINARY_SIGNALS.index("click")]
+        return self.world.response(user_id, ids[videos], recent, clicks)["click"]
 
 
 def planted(root: Path) -> Planted:

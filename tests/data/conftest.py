@@ -1,0 +1,18 @@
+"""Fixtures of the data tests."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from noetik_rllib.data.world import SyntheticWorld, preset
+from tests.data.written import Written
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The world 'demo' and its files."""
+    world = SyntheticWorld(preset("demo"))
+    files = world.write(tmp_path_factory.mktemp("demo"))
+    paths = (*files.standard, files.random, files.user_features, files.video_features)
+    return Written(world, files, *(pd.read_csv(path) for path in paths))
