@@ -11,6 +11,7 @@ from rich.table import Table
 
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.download import download
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
@@ -22,6 +23,9 @@ from noetik_rllib.offline.writer import PrepareConfig, prepare
 @click.group()
 def data() -> None:
     """Make, prepare and describe datasets."""
+
+
+data.add_command(download)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")

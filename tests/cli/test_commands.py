@@ -19,6 +19,7 @@ COMMANDS = [
     ("data", "synth"),
     ("data", "prepare"),
     ("data", "describe"),
+    ("data", "download"),
     ("train",),
     ("evaluate",),
     ("explain",),
