@@ -11,6 +11,7 @@ from rich.table import Table
 from noetik_rllib.cli.check import check
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.download import download
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.data.world_config import PRESETS
@@ -26,6 +27,9 @@ def data() -> None:
 
 
 data.add_command(check)
+
+
+data.add_command(download)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")

@@ -20,6 +20,7 @@ COMMANDS = [
     ("data", "check"),
     ("data", "prepare"),
     ("data", "describe"),
+    ("data", "download"),
     ("train",),
     ("evaluate",),
     ("explain",),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 import pytest
 
 from noetik_rllib.data.world import SyntheticWorld, preset
+from tests.data.mirror import Mirror, serve
 from tests.data.written import Written
 
 
@@ -16,3 +19,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Written:
     files = world.write(tmp_path_factory.mktemp("demo"))
     paths = (*files.standard, files.random, files.user_features, files.video_features)
     return Written(world, files, *(pd.read_csv(path) for path in paths))
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """A local server of the tiny archive, for every test of downloading."""
+    with serve(Mirror()) as served:
+        yield served
