@@ -6,23 +6,52 @@ like it and no code. docs/adapters.md documents every key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.state import USER_SIZE
 
-#: The mapping of KuaiRand's published files, all variants.
-KUAIRAND = Path(__file__).with_name("mappings") / "kuairand.yaml"
+#: Mappings that come with the package, by name: ``<name>.yaml``.
+FOLDER = Path(__file__).with_name("mappings")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _by_keys(**kinds: type[_Strict]) -> Callable[[Any], str | None]:
+    """Return what tells the kinds of a union apart: the keys that are given.
+
+    Without it a misspelt key is reported as a key that another kind lacks.
+    """
+
+    def kind_of(value: Any) -> str | None:
+        for tag, kind in kinds.items():
+            if isinstance(value, kind):
+                return f"<{tag}>"
+            if isinstance(value, dict):
+                needed = {n for n, field in kind.model_fields.items() if field.is_required()}
+                if needed <= set(value) <= set(kind.model_fields):
+                    return f"<{tag}>"
+        return None
+
+    return kind_of
 
 
 class Ratio(_Strict):
@@ -80,7 +109,18 @@ class Flag(_Strict):
         return (self.column,)
 
 
-Signal = Ratio | Scale | AtLeast | Flag
+Signal = Annotated[
+    Annotated[Ratio, Tag("<ratio>")]
+    | Annotated[Scale, Tag("<scale>")]
+    | Annotated[AtLeast, Tag("<at_least>")]
+    | Annotated[Flag, Tag("<flag>")],
+    Discriminator(
+        _by_keys(ratio=Ratio, scale=Scale, at_least=AtLeast, flag=Flag),
+        custom_error_type="signal",
+        custom_error_message="expected a column's name, or the keys column, whole, unknown; "
+        "or column, low, high; or column, at_least",
+    ),
+]
 
 
 class Time(_Strict):
@@ -109,13 +149,16 @@ class LogFiles(_Strict):
         random_pool: number of items that those were drawn from; all of them where not given.
         schema_columns: every column of the file, in order, where the layout is fixed; the file's
             first line must then be exactly that.
-        user, item: ids: whole numbers, or any text where ``text_ids``.
+        user, item: ids: whole numbers, or any text where ``text_ids`` names them.
+        text_ids: "users", "items" or both.
         play_time_ms: how long the item was engaged with, in ms; the next state is that much later.
         duration_ms: length of the item, in ms; 0 is unknown.
         tab: where the item was shown, 0 to 14.
         is_random: 0 in standard files, 1 in random ones: checked.
         local_date: YYYYMMDD in UTC+8; only compared with the time, to count days ahead.
         signals: signal -> how it is read; those that are not named are 0.
+        meanings: signal -> what the user did, as in "they ...", for explanations.
+        repeats: whether an item among the user's last ones may be recommended again.
         ranges: column -> [lowest, highest].
     """
 
@@ -125,7 +168,7 @@ class LogFiles(_Strict):
     schema_columns: tuple[str, ...] | None = None
     user: str
     item: str
-    text_ids: bool = False
+    text_ids: tuple[Literal["users", "items"], ...] = ()
     time: Time
     play_time_ms: str | None = None
     duration_ms: str | None = None
@@ -133,6 +176,8 @@ class LogFiles(_Strict):
     is_random: str | None = None
     local_date: str | None = None
     signals: dict[str, Signal] = Field(min_length=1)
+    meanings: dict[str, str] = {}
+    repeats: bool = False
     ranges: dict[str, tuple[float, float]] = {}
 
     @field_validator("signals", mode="before")
@@ -152,10 +197,16 @@ class LogFiles(_Strict):
         }
 
     @model_validator(mode="after")
-    def _binary_signals_are_binary(self) -> LogFiles:
+    def _signals_fit(self) -> LogFiles:
         for name in BINARY_SIGNALS:
             if isinstance(self.signals.get(name), Ratio | Scale):
                 raise ValueError(f"signal '{name}' is 0 or 1: give a column or 'at_least'")
+        for name in self.meanings:
+            if name not in self.signals:
+                raise ValueError(
+                    f"meanings: '{name}' is not among this mapping's signals."
+                    f"{did_you_mean(name, self.signals)}"
+                )
         return self
 
     @property
@@ -218,6 +269,13 @@ class Category(_Strict):
     name: str
     values: tuple[int | str, ...] = Field(min_length=1)
 
+    @field_validator("values", mode="before")
+    @classmethod
+    def _no_booleans(cls, values: Any) -> Any:
+        if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
+            raise ValueError("YAML reads yes, no, on and off as truth values: put them in quotes")
+        return values
+
     @property
     def column(self) -> str:
         """Column that is read."""
@@ -250,7 +308,19 @@ class Blank(_Strict):
         return self.blank
 
 
-UserFeature = LogNumber | Number | Category | Equals | Blank
+UserFeature = Annotated[
+    Annotated[LogNumber, Tag("<log_number>")]
+    | Annotated[Number, Tag("<number>")]
+    | Annotated[Category, Tag("<category>")]
+    | Annotated[Equals, Tag("<flag>")]
+    | Annotated[Blank, Tag("<blank>")],
+    Discriminator(
+        _by_keys(log_number=LogNumber, number=Number, category=Category, flag=Equals, blank=Blank),
+        custom_error_type="feature",
+        custom_error_message="expected 'name' and one of log_number, number, category (with "
+        "values), flag, blank",
+    ),
+]
 
 
 class UserFiles(_Strict):
@@ -262,9 +332,14 @@ class UserFiles(_Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> UserFiles:
-        width = len(list(feature_names(self.features)))
-        if width > USER_SIZE - 1:
-            raise ValueError(f"{width} user features: a state holds {USER_SIZE - 1} and a flag")
+        names = list(feature_names(self.features))
+        if len(names) > USER_SIZE - 1:
+            raise ValueError(
+                f"{len(names)} user features: a state holds {USER_SIZE - 1} and a flag"
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two features are named '{name}': give each its own name")
         return self
 
 
@@ -318,8 +393,26 @@ class Mapping(_Strict):
         return (*names, *unused, "features_known")
 
     @classmethod
+    def find(cls, name_or_path: str | Path) -> Mapping:
+        """Read a mapping of the package by its name, or any by the path of its file.
+
+        Raises:
+            UserError: neither a known name nor a readable file, or the file makes no sense.
+        """
+        names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+        path = Path(name_or_path)
+        if str(name_or_path) in names:
+            path = FOLDER / f"{name_or_path}.yaml"
+        elif path == Path(path.stem) and not path.exists():
+            raise UserError(
+                f"mapping '{name_or_path}': expected {', '.join(names)} or the path of a YAML "
+                f"file.{did_you_mean(str(name_or_path), names)}"
+            )
+        return cls.load(path)
+
+    @classmethod
     def load(cls, path: str | Path) -> Mapping:
-        """Read a mapping.
+        """Read a mapping from its file.
 
         Raises:
             UserError: unreadable, not YAML, an unknown key or a value that makes no sense.
@@ -340,11 +433,17 @@ class Mapping(_Strict):
             raise UserError(f"mapping {path}: {_first(error)}") from None
 
 
+@cache
+def kuairand() -> Mapping:
+    """The mapping of KuaiRand's published files, all variants."""
+    return Mapping.find("kuairand")
+
+
 def _first(error: ValidationError) -> str:
     """Say the first thing that is wrong, by its place in the file."""
     problem = error.errors()[0]
-    # Members of a union carry the class name of each try: of no use to the reader.
-    where = ".".join(str(part) for part in problem["loc"] if not str(part)[:1].isupper())
+    # Members of a union are tagged by their kind, which stands nowhere in the file.
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("<"))
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "unknown key; docs/adapters.md lists those that there are"
