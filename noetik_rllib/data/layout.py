@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from noetik_rllib.data.csv_table import Column
-from noetik_rllib.data.mapping import Category, Flag, ItemFiles, LogFiles, Mapping, UserFiles
+from noetik_rllib.data.forms import Category, Flag
+from noetik_rllib.data.mapping import ItemFiles, LogFiles, Mapping, UserFiles
 from noetik_rllib.errors import UserError
 from noetik_rllib.state import TABS
 

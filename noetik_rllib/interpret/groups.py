@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from noetik_rllib.data.mapping import Mapping, feature_names, kuairand
+from noetik_rllib.data.forms import feature_names
+from noetik_rllib.data.mapping import Mapping, kuairand
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.state import CONTEXT_NAMES, USER_SIZE
 

@@ -7,14 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noetik_rllib.data.mapping import (
-    Blank,
-    Category,
-    LogNumber,
-    Mapping,
-    Number,
-    UserFeature,
-)
+from noetik_rllib.data.forms import Blank, Category, LogNumber, Number, UserFeature
+from noetik_rllib.data.mapping import Mapping
 from noetik_rllib.interpret.groups import is_kuairand, user_groups
 from noetik_rllib.offline.manifest import Normaliser
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from noetik_rllib.data.interactions import signal_values
-from noetik_rllib.data.mapping import AtLeast, Flag, Mapping, Ratio, Scale, kuairand
+from noetik_rllib.data.forms import AtLeast, Flag, Ratio, Scale
+from noetik_rllib.data.mapping import Mapping, kuairand
 from noetik_rllib.data.reader import Source, read_source
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
