@@ -26,7 +26,7 @@ from rich.table import Table
 from noetik_rllib.cli.console import err, out
 from noetik_rllib.cli.errors import run
 from noetik_rllib.data.layout import find_folder, matching
-from noetik_rllib.data.mapping import KUAIRAND, Mapping
+from noetik_rllib.data.mapping import Mapping
 
 #: What a reader that does nothing else takes: default options, every column, all tables kept.
 _PYARROW_ALONE = """
@@ -62,7 +62,7 @@ def measure(words: list[str]) -> tuple[float, float]:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(source: Path, pairs: int, as_json: bool) -> None:
     """Print the seconds of both, their ratio pair by pair, and the peak memory."""
-    mapping = Mapping.load(KUAIRAND)
+    mapping = Mapping.find("kuairand")
     folder = find_folder(source, mapping)
     assert mapping.users is not None
     assert mapping.items is not None

@@ -67,7 +67,7 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     "--source",
     type=PATH,
     required=True,
-    help="KuaiRand folder (Pure, 1K or 27K) or a synthetic world.",
+    help="Folder of CSV files: KuaiRand (Pure, 1K or 27K), a synthetic world, another log.",
 )
 @click.option("--out", type=PATH, required=True, help="Dataset to write.")
 @click.option(
@@ -80,8 +80,10 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
 )
 @click.option(
     "--mapping",
-    type=PATH,
-    help="YAML that says what the columns mean (docs/adapters.md). Default: KuaiRand's.",
+    default="kuairand",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What the columns mean: a mapping of the package or a YAML file, see docs/adapters.md.",
 )
 @click.option(
     "--split",
@@ -117,7 +119,7 @@ def prepare_command(
     source: Path,
     out: Path,
     file_format: str,
-    mapping: Path | None,
+    mapping: str,
     split: str,
     random_in_train: bool,
     history_length: int,
@@ -143,7 +145,7 @@ def prepare_command(
             source,
             out,
             config,
-            mapping=Mapping.load(mapping) if mapping else None,
+            mapping=Mapping.find(mapping),
             overwrite=overwrite,
             progress=update,
         )

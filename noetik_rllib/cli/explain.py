@@ -15,7 +15,7 @@ from rich.text import Text
 
 from noetik_rllib.cli.console import err
 from noetik_rllib.cli.console import out as console
-from noetik_rllib.cli.types import PATH, USER_ID
+from noetik_rllib.cli.types import PATH
 
 if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.interpret.facts import Explanation, Influence
@@ -29,15 +29,16 @@ _SOURCES = {"history": "what they watched", "profile": "who they are", "situatio
 
 @click.command(epilog="Example: noetik explain runs/demo --user 17 --top-k 3")
 @click.argument("run", type=PATH)
-@click.option("--user", "user_id", type=USER_ID, required=True, help="KuaiRand's user_id.")
+@click.option("--user", required=True, help="The user's id in the log.")
 @click.option("--top-k", type=int, default=1, show_default=True, help="Best videos to explain.")
 @click.option("--json", "as_json", is_flag=True, help="Print the explanations as JSON.")
-def explain(run: Path, user_id: int, top_k: int, as_json: bool) -> None:
+def explain(run: Path, user: str, top_k: int, as_json: bool) -> None:
     """Explain what a run recommends to a user, after the user's last event in the log."""
     from noetik_rllib.interpret.explanation import explain as explain_run
     from noetik_rllib.runs import Run
 
-    explanations = explain_run(Run.open(run), user_id, top_k)
+    opened = Run.open(run)
+    explanations = explain_run(opened, opened.dataset().user_of(user), top_k)
     if len(explanations) < top_k:
         err.print(f"Only {len(explanations)} videos are left that this user has not just seen.")
     if as_json:
@@ -59,7 +60,7 @@ def panel(explanation: Explanation) -> Panel:
     label = video_label(explanation.video)
     return Panel(
         Group(*parts),
-        title=Text(f"user {explanation.user_id} · {label}", style="bold"),
+        title=Text(f"user {explanation.user_label} · {label}", style="bold"),
         title_align="left",
         box=box.ROUNDED,
         border_style="dim",

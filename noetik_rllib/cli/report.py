@@ -8,20 +8,19 @@ from pathlib import Path
 import click
 
 from noetik_rllib.cli.console import progress_bar
-from noetik_rllib.cli.types import PATH, USER_ID
+from noetik_rllib.cli.types import PATH
 
 
 @click.command(epilog="Example: noetik report runs/demo --user 17 --user 42")
 @click.argument("run", type=PATH)
 @click.option(
     "--user",
-    "user_ids",
-    type=USER_ID,
+    "names",
     multiple=True,
     help="User to explain a recommendation to; repeatable. Default: three held-out users.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the path and the users as JSON.")
-def report(run: Path, user_ids: tuple[int, ...], as_json: bool) -> None:
+def report(run: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Write RUN/report.html: training, evaluation and explained recommendations on one page."""
     from noetik_rllib.interpret.explanation import Explainer, default_users
     from noetik_rllib.report.page import write_report
@@ -29,7 +28,8 @@ def report(run: Path, user_ids: tuple[int, ...], as_json: bool) -> None:
 
     opened = Run.open(run)
     dataset = opened.dataset()
-    users = list(dict.fromkeys(user_ids)) or list(default_users(dataset))
+    users = list(dict.fromkeys(dataset.user_of(name) for name in names))
+    users = users or list(default_users(dataset))
     explanations = []
     with progress_bar("report") as update:
         explainer = Explainer(dataset, opened.networks())

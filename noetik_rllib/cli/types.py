@@ -20,5 +20,3 @@ class _FilePath(click.Path):
 PATH = _FilePath(path_type=Path)
 #: Seeds of NumPy and RLlib.
 SEED = click.IntRange(0, 2**32 - 1)
-#: Ids of users, as ``data/schema.py`` allows them.
-USER_ID = click.IntRange(0, 2**39)

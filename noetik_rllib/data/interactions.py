@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from noetik_rllib.data.mapping import AtLeast, Flag, LogFiles, Scale, Signal
+from noetik_rllib.data.forms import AtLeast, Flag, Scale, Signal
+from noetik_rllib.data.mapping import LogFiles
 from noetik_rllib.data.signals import SIGNALS, capped_ratio
 
 #: KuaiRand's clock is UTC+8; its ``date`` is that of the log partition, at times the next day.

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from noetik_rllib.data.csv_table import Column
-from noetik_rllib.data.mapping import Category, Flag, ItemFiles, LogFiles, Mapping, UserFiles
+from noetik_rllib.data.forms import Category, Flag
+from noetik_rllib.data.mapping import ItemFiles, LogFiles, Mapping, UserFiles
 from noetik_rllib.errors import UserError
 from noetik_rllib.state import TABS
 
@@ -57,14 +58,15 @@ def log_columns(log: LogFiles) -> list[Column]:
     flags = {signal.columns[0] for signal in log.signals.values() if isinstance(signal, Flag)}
     if log.is_random is not None:
         flags.add(log.is_random)
+    texts = {log.user if part == "users" else log.item for part in log.text_ids}
     milliseconds = {log.play_time_ms, log.duration_ms}
     columns = []
     for name in log.columns():
         low, high = log.ranges.get(name, (None, None))
-        if name in (log.user, log.item):
-            column = (
-                Column(name, "text") if log.text_ids else Column(name, "whole", low=0, high=MAX_ID)
-            )
+        if name in texts:
+            column = Column(name, "text")
+        elif name in (log.user, log.item):
+            column = Column(name, "whole", low=0, high=MAX_ID)
         elif name == log.time.column:
             column = _time_column(log)
         elif name in flags:

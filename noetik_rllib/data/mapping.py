@@ -6,84 +6,23 @@ like it and no code. docs/adapters.md documents every key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from noetik_rllib.data.forms import Ratio, Scale, Signal, Strict, UserFeature, feature_names
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.state import USER_SIZE
 
-#: The mapping of KuaiRand's published files, all variants.
-KUAIRAND = Path(__file__).with_name("mappings") / "kuairand.yaml"
+#: Mappings that come with the package, by name: ``<name>.yaml``.
+FOLDER = Path(__file__).with_name("mappings")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Ratio(_Strict):
-    """A share of a whole, at most 1: ``column / whole``; wholes of 0 or blank are ``unknown``."""
-
-    column: str
-    whole: str
-    unknown: float = Field(gt=0)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-        return (self.column, self.whole)
-
-
-class Scale(_Strict):
-    """A number brought to [0, 1]: ``(column - low) / (high - low)``, cut at both ends."""
-
-    column: str
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Scale:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-        return (self.column,)
-
-
-class AtLeast(_Strict):
-    """1 where the column is at least ``at_least``, else 0."""
-
-    column: str
-    at_least: float
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-        return (self.column,)
-
-
-class Flag(_Strict):
-    """A column that holds 0 or 1 already; in YAML just its name."""
-
-    column: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-        return (self.column,)
-
-
-Signal = Ratio | Scale | AtLeast | Flag
-
-
-class Time(_Strict):
+class Time(Strict):
     """The column that orders a user's rows.
 
     Attributes:
@@ -100,7 +39,7 @@ class Time(_Strict):
     sorted_runs: bool = False
 
 
-class LogFiles(_Strict):
+class LogFiles(Strict):
     """The log: one row per exposure of an item to a user.
 
     Attributes:
@@ -109,13 +48,16 @@ class LogFiles(_Strict):
         random_pool: number of items that those were drawn from; all of them where not given.
         schema_columns: every column of the file, in order, where the layout is fixed; the file's
             first line must then be exactly that.
-        user, item: ids: whole numbers, or any text where ``text_ids``.
+        user, item: ids: whole numbers, or any text where ``text_ids`` names them.
+        text_ids: "users", "items" or both.
         play_time_ms: how long the item was engaged with, in ms; the next state is that much later.
         duration_ms: length of the item, in ms; 0 is unknown.
         tab: where the item was shown, 0 to 14.
         is_random: 0 in standard files, 1 in random ones: checked.
         local_date: YYYYMMDD in UTC+8; only compared with the time, to count days ahead.
         signals: signal -> how it is read; those that are not named are 0.
+        meanings: signal -> what the user did, as in "they ...", for explanations.
+        repeats: whether an item among the user's last ones may be recommended again.
         ranges: column -> [lowest, highest].
     """
 
@@ -125,7 +67,7 @@ class LogFiles(_Strict):
     schema_columns: tuple[str, ...] | None = None
     user: str
     item: str
-    text_ids: bool = False
+    text_ids: tuple[Literal["users", "items"], ...] = ()
     time: Time
     play_time_ms: str | None = None
     duration_ms: str | None = None
@@ -133,7 +75,9 @@ class LogFiles(_Strict):
     is_random: str | None = None
     local_date: str | None = None
     signals: dict[str, Signal] = Field(min_length=1)
-    ranges: dict[str, tuple[float, float]] = {}
+    meanings: dict[str, str] = Field(default_factory=dict)
+    repeats: bool = False
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @field_validator("signals", mode="before")
     @classmethod
@@ -152,10 +96,16 @@ class LogFiles(_Strict):
         }
 
     @model_validator(mode="after")
-    def _binary_signals_are_binary(self) -> LogFiles:
+    def _signals_fit(self) -> LogFiles:
         for name in BINARY_SIGNALS:
             if isinstance(self.signals.get(name), Ratio | Scale):
                 raise ValueError(f"signal '{name}' is 0 or 1: give a column or 'at_least'")
+        for name in self.meanings:
+            if name not in self.signals:
+                raise ValueError(
+                    f"meanings: '{name}' is not among this mapping's signals."
+                    f"{did_you_mean(name, self.signals)}"
+                )
         return self
 
     @property
@@ -187,73 +137,7 @@ class LogFiles(_Strict):
         return self
 
 
-class LogNumber(_Strict):
-    """A count: its ``log1p``, standardised over the training part; the average where blank."""
-
-    log_number: str
-    name: str
-
-    @property
-    def column(self) -> str:
-        """Column that is read."""
-        return self.log_number
-
-
-class Number(_Strict):
-    """A number, standardised over the training part; the average where blank."""
-
-    number: str
-    name: str
-
-    @property
-    def column(self) -> str:
-        """Column that is read."""
-        return self.number
-
-
-class Category(_Strict):
-    """One position per value, 1 where the column holds it."""
-
-    category: str
-    name: str
-    values: tuple[int | str, ...] = Field(min_length=1)
-
-    @property
-    def column(self) -> str:
-        """Column that is read."""
-        return self.category
-
-
-class Equals(_Strict):
-    """1 where the column holds ``equals`` (default 1); rows of value ``unknown`` are counted."""
-
-    flag: str
-    name: str
-    equals: float = 1.0
-    unknown: float | None = None
-
-    @property
-    def column(self) -> str:
-        """Column that is read."""
-        return self.flag
-
-
-class Blank(_Strict):
-    """1 where the column is blank though the user has a row."""
-
-    blank: str
-    name: str
-
-    @property
-    def column(self) -> str:
-        """Column that is read."""
-        return self.blank
-
-
-UserFeature = LogNumber | Number | Category | Equals | Blank
-
-
-class UserFiles(_Strict):
+class UserFiles(Strict):
     """The users' features: one row per user, at most 31 positions of the state together."""
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -262,13 +146,18 @@ class UserFiles(_Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> UserFiles:
-        width = len(list(feature_names(self.features)))
-        if width > USER_SIZE - 1:
-            raise ValueError(f"{width} user features: a state holds {USER_SIZE - 1} and a flag")
+        names = list(feature_names(self.features))
+        if len(names) > USER_SIZE - 1:
+            raise ValueError(
+                f"{len(names)} user features: a state holds {USER_SIZE - 1} and a flag"
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two features are named '{name}': give each its own name")
         return self
 
 
-class ItemFiles(_Strict):
+class ItemFiles(Strict):
     """The items' features: one row per item; every column but the key may be left out."""
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -293,16 +182,7 @@ class ItemFiles(_Strict):
         return tuple(name for name in (self.type, self.upload_type, self.tags) if name is not None)
 
 
-def feature_names(features: tuple[UserFeature, ...]) -> Iterator[str]:
-    """Yield the name of each position that the features take, in order."""
-    for feature in features:
-        if isinstance(feature, Category):
-            yield from (f"{feature.name}_{value}" for value in feature.values)
-        else:
-            yield feature.name
-
-
-class Mapping(_Strict):
+class Mapping(Strict):
     """A whole mapping; see docs/adapters.md."""
 
     name: str
@@ -318,8 +198,26 @@ class Mapping(_Strict):
         return (*names, *unused, "features_known")
 
     @classmethod
+    def find(cls, name_or_path: str | Path) -> Mapping:
+        """Read a mapping of the package by its name, or any by the path of its file.
+
+        Raises:
+            UserError: neither a known name nor a readable file, or the file makes no sense.
+        """
+        names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+        path = Path(name_or_path)
+        if str(name_or_path) in names:
+            path = FOLDER / f"{name_or_path}.yaml"
+        elif path == Path(path.stem) and not path.exists():
+            raise UserError(
+                f"mapping '{name_or_path}': expected {', '.join(names)} or the path of a YAML "
+                f"file.{did_you_mean(str(name_or_path), names)}"
+            )
+        return cls.load(path)
+
+    @classmethod
     def load(cls, path: str | Path) -> Mapping:
-        """Read a mapping.
+        """Read a mapping from its file.
 
         Raises:
             UserError: unreadable, not YAML, an unknown key or a value that makes no sense.
@@ -340,11 +238,17 @@ class Mapping(_Strict):
             raise UserError(f"mapping {path}: {_first(error)}") from None
 
 
+@cache
+def kuairand() -> Mapping:
+    """The mapping of KuaiRand's published files, all variants."""
+    return Mapping.find("kuairand")
+
+
 def _first(error: ValidationError) -> str:
     """Say the first thing that is wrong, by its place in the file."""
     problem = error.errors()[0]
-    # Members of a union carry the class name of each try: of no use to the reader.
-    where = ".".join(str(part) for part in problem["loc"] if not str(part)[:1].isupper())
+    # Members of a union are tagged by their kind, which stands nowhere in the file.
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("<"))
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "unknown key; docs/adapters.md lists those that there are"

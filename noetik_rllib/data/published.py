@@ -13,12 +13,12 @@ import pyarrow as pa
 from noetik_rllib.data.csv_table import CsvFile
 from noetik_rllib.data.figures import Variant
 from noetik_rllib.data.layout import feature_columns, find_folder, log_columns, matching
-from noetik_rllib.data.mapping import KUAIRAND, ItemFiles, Mapping, UserFiles
+from noetik_rllib.data.mapping import ItemFiles, Mapping, UserFiles
 from noetik_rllib.data.reader import Progress
 from noetik_rllib.data.schema import LOG_COLUMNS
 from noetik_rllib.errors import UserError
 
-_MAPPING = Mapping.load(KUAIRAND)
+_MAPPING = Mapping.find("kuairand")
 _VARIANT = re.compile(r"_(pure|1k|27k)(_part\d+)?\.csv$")
 
 

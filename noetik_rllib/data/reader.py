@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from noetik_rllib.data.csv_table import CsvFile, distinct
 from noetik_rllib.data.interactions import InteractionLog, run_breaks
 from noetik_rllib.data.layout import feature_columns, find_folder, log_columns, matching, to_ms
-from noetik_rllib.data.mapping import KUAIRAND, ItemFiles, Mapping
+from noetik_rllib.data.mapping import ItemFiles, Mapping, kuairand
 from noetik_rllib.data.schema import MAX_TAGS, SourceFile
 from noetik_rllib.data.shards import Spill
 from noetik_rllib.errors import UserError
@@ -44,7 +44,8 @@ class Source:
         users, items: the features, as read; None where the mapping names no file.
         sources: the files, with their rows and checksums.
         repairs: how often what was repaired or noticed.
-        user_keys, item_keys: what ids stand for where the files hold texts: id i is text i.
+        keys: what ids stand for where the files hold texts, of "users" and "items": id i is
+            text i.
     """
 
     mapping: Mapping
@@ -53,8 +54,7 @@ class Source:
     items: pa.Table | None
     sources: list[SourceFile]
     repairs: dict[str, int]
-    user_keys: list[str] | None = None
-    item_keys: list[str] | None = None
+    keys: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def log(self) -> InteractionLog:
@@ -85,7 +85,7 @@ def read_source(
     Raises:
         UserError: anything in the files that does not fit the mapping.
     """
-    mapping = mapping or Mapping.load(KUAIRAND)
+    mapping = mapping or kuairand()
     folder = find_folder(source, mapping)
     reading = _Reading(mapping, folder, progress or (lambda doing, share: None))
     reading.open()
@@ -110,8 +110,7 @@ def read_source(
         items=items,
         sources=sources,
         repairs={**repairs, **reading.counts},
-        user_keys=reading.encoders["users"].keys if reading.encoders else None,
-        item_keys=reading.encoders["items"].keys if reading.encoders else None,
+        keys={name: encoder.keys for name, encoder in reading.encoders.items()},
     )
 
 
@@ -132,8 +131,7 @@ class _Reading:
     def open(self) -> None:
         """Find the files and check their first lines, before any is read for long."""
         log = self.mapping.log
-        if log.text_ids:
-            self.encoders = {"users": _TextIds(), "items": _TextIds()}
+        self.encoders = {name: _TextIds() for name in log.text_ids}
         columns = log_columns(log)
         exact = log.schema_columns is not None
         standard = matching(self.folder, log.standard, required=True)
@@ -143,7 +141,7 @@ class _Reading:
         for name, part in (("users", self.mapping.users), ("items", self.mapping.items)):
             if part is not None:
                 paths = matching(self.folder, part.files, required=True)
-                wanted = feature_columns(part, text_key=log.text_ids)
+                wanted = feature_columns(part, text_key=name in log.text_ids)
                 self._files[name] = [CsvFile(path, wanted) for path in paths]
 
     @property
@@ -162,7 +160,7 @@ class _Reading:
         for file in self._files[name]:
             self.progress(f"reading {file.path.name}", 0.0)
             table = file.read()
-            if self.encoders:
+            if name in self.encoders:
                 table = self.encoders[name].encode(table, part.key)
             else:
                 keys = _whole_ids(file, table[part.key], part.key)
@@ -307,7 +305,7 @@ def _check_tags(file: CsvFile, column: pa.ChunkedArray, name: str) -> None:
 
 
 def _known_ids(users: pa.Table | None, mapping: Mapping) -> np.ndarray | None:
-    if users is None or mapping.users is None or mapping.log.text_ids:
+    if users is None or mapping.users is None or "users" in mapping.log.text_ids:
         return None
     return np.sort(users[mapping.users.key].to_numpy())
 

@@ -75,7 +75,7 @@ class _TryAgainError(Exception):
 class _Redirects(HTTPRedirectHandler):
     """Follows redirects, but never from an encrypted connection to a plain one."""
 
-    def redirect_request(  # noqa: PLR0917
+    def redirect_request(
         self,
         req: Request,
         fp: IO[bytes],

@@ -93,7 +93,7 @@ class Attribution:
 
     Attributes:
         events: by history slot, newest first, (B, H); exactly 0 where a slot is empty.
-        user: by group of user features, (B, U) in ``USER_GROUPS`` order.
+        user: by group of user features, (B, U) in the order of the attributor's groups.
         context: by group of context features, (B, C) in ``CONTEXT_GROUPS`` order.
         margin: logit of the video minus the mean logit over the catalogue, (B,).
         baseline_margin: the same for the average user without history, (B,).
@@ -162,7 +162,13 @@ class MarginAttributor:
         baseline: the average user and situation.
     """
 
-    def __init__(self, networks: IQLNetworks, baseline: Baseline) -> None:
+    def __init__(
+        self,
+        networks: IQLNetworks,
+        baseline: Baseline,
+        user_groups: tuple[Group, ...] = USER_GROUPS,
+    ) -> None:
+        self.user_groups = user_groups
         self.networks = networks
         self.encoder = networks.actor.encoder
         self.layout = self.encoder.layout
@@ -290,7 +296,7 @@ class MarginAttributor:
         total = user.sum(axis=1) + presence.sum(axis=1) + context.sum(axis=1)
         return Attribution(
             events=presence,
-            user=_by_group(user, USER_GROUPS),
+            user=_by_group(user, self.user_groups),
             context=_by_group(context, CONTEXT_GROUPS),
             margin=margin,
             baseline_margin=baseline_margin,

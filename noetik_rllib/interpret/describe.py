@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
+from functools import partial
 
 import numpy as np
 
+from noetik_rllib.data.mapping import Mapping, kuairand
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.attribution import Attribution, Baseline
 from noetik_rllib.interpret.facts import Choice, Event, Explanation, Influence, Source, Video
-from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
+from noetik_rllib.interpret.groups import CONTEXT_GROUPS, user_groups
 from noetik_rllib.interpret.sentence import write_sentence
 from noetik_rllib.offline.catalog import Catalog
 from noetik_rllib.offline.manifest import Normaliser
@@ -57,14 +60,14 @@ def choose(logits: np.ndarray, seen: np.ndarray, top_k: int) -> list[Choice]:
 
 
 def _events(
-    layout: StateLayout, state: np.ndarray, catalog: Catalog, recommended: Video
+    layout: StateLayout, state: np.ndarray, video_of: Callable[[int], Video], recommended: Video
 ) -> list[Event]:
     """Facts of the events in a state (state size,), newest first."""
     parts = layout.unpack(state[None])
     video_index, feedback = parts.video_index[0], parts.feedback[0]
     events = []
     for slot in np.flatnonzero(parts.present[0]):
-        video = Video.of(catalog, int(video_index[slot]))
+        video = video_of(int(video_index[slot]))
         events.append(
             Event(
                 slot=int(slot),
@@ -76,7 +79,7 @@ def _events(
                     if given > 0.5
                 ],
                 age_seconds=float(np.expm1(np.float64(parts.events[0, slot, AGE]))),
-                shared_tags=[tag for tag in video.tags if tag in recommended.tags],
+                shared_tags=[tag for tag in video.tags or () if tag in (recommended.tags or ())],
                 same_author=video.author_id is not None
                 and video.author_id == recommended.author_id,
             )
@@ -84,15 +87,16 @@ def _events(
     return events
 
 
-def _event_text(event: Event) -> str:
+def _event_text(event: Event, mapping: Mapping) -> str:
     return words.event(
-        name=f"video {event.video.video_id}",
+        name=f"video {event.video.label}",
         video_tags=event.video.tags,
         watch_ratio=event.watch_ratio,
         feedback=event.feedback,
         age_seconds=event.age_seconds,
         shared_tags=event.shared_tags,
         same_author=event.same_author,
+        log=mapping.log,
     )
 
 
@@ -105,6 +109,7 @@ def _influences(
     row: int,
     baseline: Baseline,
     counts: Normaliser,
+    mapping: Mapping,
 ) -> list[Influence]:
     """Every influence of row ``row``, strongest first; equally strong ones keep their order."""
     parts = layout.unpack(state)
@@ -113,16 +118,16 @@ def _influences(
             "history",
             f"event {event.slot}",
             float(attribution.events[row, event.slot]),
-            _event_text(event),
+            _event_text(event, mapping),
             event,
         )
         for event in events
     ]
-    for place, group in enumerate(USER_GROUPS):
-        text = words.user_group(group.name, parts.user, baseline.user, counts)
+    for place, group in enumerate(user_groups(mapping)):
+        text = words.user_group(group.name, parts.user, baseline.user, counts, mapping)
         found.append(("profile", group.name, float(attribution.user[row, place]), text, None))
     for place, group in enumerate(CONTEXT_GROUPS):
-        text = words.context_group(group.name, parts.context, baseline.context)
+        text = words.context_group(group.name, parts.context, baseline.context, mapping.log)
         value = float(attribution.context[row, place])
         found.append(("situation", group.name, value, text, None))
     total = sum(abs(value) for _, _, value, _, _ in found)
@@ -154,11 +159,13 @@ def describe(
     baseline: Baseline,
     counts: Normaliser,
     reasons: int = REASONS,
+    mapping: Mapping | None = None,
+    keys: Dict[str, Sequence[str]] | None = None,
 ) -> Explanation:
     """Turn numbers into an explanation; the same numbers give the same explanation.
 
     Args:
-        user_id: KuaiRand's id.
+        user_id: the dataset's id.
         choice: what is recommended, and how surely.
         state: the user's state, (state size,).
         layout: layout of the state.
@@ -168,9 +175,14 @@ def describe(
         baseline: what the attributions compare with.
         counts: normaliser of the users' counts (``manifest.user_numeric``).
         reasons: influences to name.
+        mapping: what the dataset's log holds; KuaiRand's where not given.
+        keys: texts that the ids of "users" and "items" stand for, where they do.
     """
-    video = Video.of(catalog, choice.index)
-    events = _events(layout, state, catalog, video)
+    mapping, keys = mapping or kuairand(), keys or {}
+    tagged = mapping.items is not None and mapping.items.tags is not None
+    video_of = partial(Video.of, catalog, tagged=tagged, keys=keys.get("items", ()))
+    video = video_of(choice.index)
+    events = _events(layout, state, video_of, video)
     influences = _influences(
         layout=layout,
         state=state,
@@ -179,6 +191,7 @@ def describe(
         row=row,
         baseline=baseline,
         counts=counts,
+        mapping=mapping,
     )
     shares: dict[Source, float] = {"history": 0.0, "profile": 0.0, "situation": 0.0}
     for influence in influences:
@@ -189,7 +202,7 @@ def describe(
         video=video,
         candidates=choice.candidates,
         probability=choice.probability,
-        runner_up=None if choice.runner_up is None else Video.of(catalog, choice.runner_up),
+        runner_up=None if choice.runner_up is None else video_of(choice.runner_up),
         lead=choice.lead,
         entropy=choice.entropy,
         effective_videos=float(np.exp(choice.entropy)),
@@ -202,5 +215,6 @@ def describe(
         unnamed_share=sum(influence.share for influence in influences[reasons:]),
         gap=float(attribution.gap[row]),
         relative_gap=float(attribution.relative_gap[row]),
+        user_name=keys["users"][user_id] if "users" in keys else None,
     )
     return explanation.model_copy(update={"sentence": write_sentence(explanation)})

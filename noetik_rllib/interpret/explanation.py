@@ -12,6 +12,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.interpret.attribution import Baseline, MarginAttributor
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Explanation
+from noetik_rllib.interpret.groups import user_groups
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.split import PARTS
@@ -46,12 +47,14 @@ class Explainer:
         self.dataset = dataset
         self.networks = networks
         self.baseline = Baseline.from_dataset(dataset)
-        self._attributor = MarginAttributor(networks, self.baseline)
+        self._mapping = dataset.manifest.mapping
+        self._attributor = MarginAttributor(networks, self.baseline, user_groups(self._mapping))
 
     def explain(self, user_id: int, top_k: int = 1) -> list[Explanation]:
         """Explain the policy's best ``top_k`` videos after the user's last event.
 
-        Videos in the user's history slots are not recommended again. Where fewer videos are left,
+        Videos in the user's history slots are not recommended again, unless the mapping says that
+        items repeat. Where fewer videos are left,
         fewer explanations are returned. A user of whom the dataset knows the profile and no event
         is taken in the average situation.
 
@@ -90,7 +93,8 @@ class Explainer:
         states = np.array(state, dtype=np.float32)[None]
         with torch.no_grad():
             logits = self.networks.actor(self.networks.features, torch.as_tensor(states))
-        choices = choose(logits[0].numpy(), seen[seen >= 0], top_k)
+        excluded = seen[:0] if self._mapping.log.repeats else seen[seen >= 0]
+        choices = choose(logits[0].numpy(), excluded, top_k)
         if not choices:
             raise UserError(
                 f"user {user_id} has just seen all {count:,} videos: none is left to recommend"
@@ -108,6 +112,8 @@ class Explainer:
                 row=row,
                 baseline=self.baseline,
                 counts=self.dataset.manifest.user_numeric,
+                mapping=self._mapping,
+                keys=self.dataset.keys,
             )
             for row, choice in enumerate(choices)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,24 +17,47 @@ class _Frozen(BaseModel):
 
 
 class Video(_Frozen):
-    """A video as people know it; ``index`` is its dense index, the policy's action."""
+    """A video as people know it.
+
+    Attributes:
+        index: its dense index, the policy's action.
+        tags: its tags; None where the log's items carry none at all.
+        author_id, duration_seconds: None where unknown.
+        name: its id in the log where ids are texts there.
+    """
 
     index: int
     video_id: int
-    tags: list[int]
+    tags: list[int] | None
     author_id: int | None
     duration_seconds: float | None
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its id as the log writes it."""
+        return self.name if self.name is not None else str(self.video_id)
 
     @classmethod
-    def of(cls, catalog: Catalog, index: int) -> Video:
-        """Look a video up by its dense index."""
+    def of(
+        cls, catalog: Catalog, index: int, *, tagged: bool = True, keys: Sequence[str] = ()
+    ) -> Video:
+        """Look a video up by its dense index.
+
+        Args:
+            catalog: the videos.
+            index: the dense index.
+            tagged: whether the log's items carry tags.
+            keys: the texts that ids stand for, where they do.
+        """
         author, duration_ms = int(catalog.author_id[index]), int(catalog.duration_ms[index])
         return cls(
             index=index,
             video_id=int(catalog.video_id[index]),
-            tags=catalog.tags_of(index),
+            tags=catalog.tags_of(index) if tagged else None,
             author_id=author if author >= 0 else None,
             duration_seconds=duration_ms / 1000 if duration_ms > 0 else None,
+            name=keys[int(catalog.video_id[index])] if keys else None,
         )
 
 
@@ -61,7 +85,7 @@ class Influence(_Frozen):
 
     Attributes:
         source: an event of the history, the user's profile, or the situation.
-        name: ``event 0`` (the newest) or a name of ``USER_GROUPS`` or ``CONTEXT_GROUPS``.
+        name: ``event 0`` (the newest) or a name of a group of user or context features.
         attribution: how much it moves the video's margin, in units of the logit.
         share: of the sum of all absolute attributions, 0 to 1.
         direction: whether it raises or lowers the video.
@@ -81,11 +105,12 @@ class Influence(_Frozen):
 class Explanation(_Frozen):
     """Why a policy recommends a video to a user, with what the explanation leaves out.
 
-    Candidates are the videos that are not in the user's history slots; probabilities and the
-    entropy are those of the policy restricted to them.
+    Candidates are the videos that are not in the user's history slots, or all where the mapping
+    says that items repeat; probabilities and the entropy are those of the policy restricted to
+    them.
 
     Attributes:
-        user_id: KuaiRand's id.
+        user_id: the dataset's id.
         rank: 1 is the policy's first choice.
         video: what is recommended.
         candidates: number of videos that could be recommended.
@@ -105,6 +130,7 @@ class Explanation(_Frozen):
         gap: sum of the attributions minus (margin - baseline margin): error of the computation.
         relative_gap: ``|gap|`` as a share of the total absolute attribution.
         sentence: the explanation in words.
+        user_name: the user's id in the log where ids are texts there.
     """
 
     user_id: int
@@ -126,6 +152,12 @@ class Explanation(_Frozen):
     gap: float
     relative_gap: float
     sentence: str = ""
+    user_name: str | None = None
+
+    @property
+    def user_label(self) -> str:
+        """The user's id as the log writes it."""
+        return self.user_name if self.user_name is not None else str(self.user_id)
 
     @property
     def influences(self) -> list[Influence]:

@@ -17,10 +17,10 @@ _LARGEST_LOG = 700.0
 
 def video_label(video: Video) -> str:
     """A video with what is known of it: ``video 12 (tags 3 and 39, 14 s)``."""
-    facts = [words.tags(video.tags)]
+    facts = [] if video.tags is None else [words.tags(video.tags)]
     if video.duration_seconds is not None:
         facts.append(words.clip_length(video.duration_seconds))
-    return f"video {video.video_id} ({', '.join(facts)})"
+    return f"video {video.label} ({', '.join(facts)})" if facts else f"video {video.label}"
 
 
 def certainty(explanation: Explanation) -> str:
@@ -41,9 +41,9 @@ def certainty(explanation: Explanation) -> str:
 def _opening(explanation: Explanation) -> str:
     place = {1: "first", 2: "second", 3: "third"}.get(explanation.rank)
     choice = f"{place} choice" if place else f"choice number {explanation.rank}"
-    label = video_label(explanation.video)
+    user, label = explanation.user_label, video_label(explanation.video)
     said = (
-        f"For user {explanation.user_id} the policy's {choice} is {label}, with a probability of "
+        f"For user {user} the policy's {choice} is {label}, with a probability of "
         f"{words.percent(explanation.probability)}"
     )
     comparisons = []
@@ -53,7 +53,7 @@ def _opening(explanation: Explanation) -> str:
     if explanation.runner_up is not None and explanation.lead is not None:
         ratio = math.exp(min(explanation.lead, _LARGEST_LOG))
         how = "about" if ratio < 1.05 else words.times(ratio)
-        comparisons.append(f"{how} that of the next, video {explanation.runner_up.video_id}")
+        comparisons.append(f"{how} that of the next, video {explanation.runner_up.label}")
     return f"{said}: {words.listing(comparisons)}." if comparisons else f"{said}."
 
 

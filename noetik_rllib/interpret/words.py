@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from noetik_rllib.data.mapping import LogFiles, Mapping, kuairand
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.interpret.groups import CONTEXT_GROUPS, RATE_GROUPS, USER_GROUPS
+from noetik_rllib.interpret.groups import RATE_GROUPS
+from noetik_rllib.interpret.profile import feature_words
 from noetik_rllib.offline.manifest import Normaliser
-from noetik_rllib.state import ACTIVE_DEGREES, CONTEXT_NAMES, DAY_SECONDS, TABS, USER_NAMES
+from noetik_rllib.state import CONTEXT_NAMES, DAY_SECONDS, TABS
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -31,6 +33,8 @@ _ACTS = {
     "hate": "reported disliking it",
     "profile_enter": "opened its author's profile",
 }
+#: What is said beside them of a log that has no watched share.
+_ANSWERS = {"click": "clicked it", "long_view": "stayed with it", **_ACTS}
 #: The state holds smoothed rates (state.RATE_PSEUDO_COUNT), hence "about".
 _RATES = {
     "click": "clicked about {} of the videos they saw",
@@ -44,7 +48,6 @@ _RATES = {
     "profile_enter": "opened the author's profile for about {} of their videos",
 }
 assert set(_RATES) == set(SIGNALS)
-_USER = {name: place for place, name in enumerate(USER_NAMES)}
 _CONTEXT = {name: place for place, name in enumerate(CONTEXT_NAMES)}
 
 
@@ -130,13 +133,21 @@ def clip_length(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def ago(seconds: float) -> str:
+def elapsed(seconds: float, log: LogFiles) -> str:
+    """A length of time as the log measures it: in steps where it has no clock."""
+    if log.time.unit != "step":
+        return duration(seconds)
+    return plural(round(seconds / log.time.seconds_per_step), "step")
+
+
+def ago(seconds: float, log: LogFiles | None = None) -> str:
     """A moment in the past.
 
     >>> ago(0.2), ago(130)
     ('just now', '2 minutes ago')
     """
-    return "just now" if seconds < 0.5 else f"{duration(seconds)} ago"
+    length = elapsed(seconds, log or kuairand().log)
+    return "just now" if seconds < 0.5 or length == "0 steps" else f"{length} ago"
 
 
 def listing(items: Sequence[str]) -> str:
@@ -177,25 +188,50 @@ def watched(ratio: float, clicked: bool) -> str:
 def event(
     *,
     name: str,
-    video_tags: Sequence[int],
+    video_tags: Sequence[int] | None,
     watch_ratio: float,
     feedback: Sequence[str],
     age_seconds: float,
     shared_tags: Sequence[int],
     same_author: bool,
+    log: LogFiles | None = None,
 ) -> str:
     """A past event, and what its video has in common with the recommended one.
+
+    Args:
+        name: of the video.
+        video_tags: its tags; None where the log's items carry none at all.
+        watch_ratio: watched share, 0 to 1.
+        feedback: names of the binary signals that are 1.
+        age_seconds: since the event.
+        shared_tags: tags that the recommended video carries too.
+        same_author: whether it is of the recommended video's author.
+        log: what the log holds; KuaiRand's where not given.
 
     >>> event(name="video 12", video_tags=[39], watch_ratio=1.0, feedback=["click", "like"],
     ...       age_seconds=180, shared_tags=[39], same_author=False)
     'they watched all of video 12 (tag 39) 3 minutes ago and liked it; both carry tag 39'
     """
-    did = watched(watch_ratio, "click" in feedback)
-    said = f"they {did} {name} ({tags(video_tags)}) {ago(age_seconds)}"
-    if did == "skipped" and watch_ratio >= 0.005:
-        said += f", {percent(watch_ratio)} into it,"
-    acts = [act for signal, act in _ACTS.items() if signal in feedback]
-    said = f"{said} and {listing(acts)}" if acts else said.rstrip(",")
+    log = log or kuairand().log
+    label = name if video_tags is None else f"{name} ({tags(video_tags)})"
+    when = ago(age_seconds, log)
+    meanings = log.meanings
+    if "watch_ratio" in log.signals and "watch_ratio" not in meanings:
+        did = watched(watch_ratio, "click" in feedback)
+        said = f"they {did} {label} {when}"
+        if did == "skipped" and watch_ratio >= 0.005:
+            said += f", {percent(watch_ratio)} into it,"
+        acts = [meanings.get(signal, act) for signal, act in _ACTS.items() if signal in feedback]
+        acts += [
+            meanings[one] for one in ("click", "long_view") if one in {*meanings} & {*feedback}
+        ]
+        said = f"{said} and {listing(acts)}" if acts else said.rstrip(",")
+    else:
+        said = f"they were shown {label} {when}"
+        acts = [meanings.get(one, act) for one, act in _ANSWERS.items() if one in feedback]
+        if "watch_ratio" in meanings:
+            acts.append(f"{meanings['watch_ratio']} at {percent(watch_ratio)}")
+        said += f" and {listing(acts)}" if acts else "; no signal of the log followed"
     common = []
     if shared_tags:
         common.append(f"both carry {tags(shared_tags)}")
@@ -204,55 +240,46 @@ def event(
     return f"{said}; {listing(common)}" if common else said
 
 
-def user_group(name: str, user: np.ndarray, average: np.ndarray, counts: Normaliser) -> str:
+def user_group(
+    name: str,
+    user: np.ndarray,
+    average: np.ndarray,
+    counts: Normaliser,
+    mapping: Mapping | None = None,
+) -> str:
     """What a group of profile features says of the user.
 
     Args:
-        name: a group of ``USER_GROUPS``.
+        name: a group of ``groups.user_groups(mapping)``.
         user: the user's features, (32,).
         average: the baseline's, (32,).
-        counts: normaliser of the four logarithmic counts.
+        counts: normaliser of the features that are standardised.
+        mapping: what the features are; KuaiRand's where not given.
     """
-    if name in _USER and _USER[name] < len(counts.mean):
-        place = _USER[name]
-
-        def count(features: np.ndarray) -> int:
-            return round(math.expm1(features[place] * counts.std[place] + counts.mean[place]))
-
-        value, typical = count(user), f"{count(average):,}"
-        return {
-            "log_follows": f"they follow {plural(value, 'account')} (typically {typical})",
-            "log_fans": f"they have {plural(value, 'follower')} (typically {typical})",
-            "log_friends": f"they have {plural(value, 'friend')} (typically {typical})",
-            "log_register_days": f"they joined {plural(value, 'day')} ago (typically {typical})",
-        }[name]
-    if name == "active_degree":
-        first = _USER[f"active_degree_{ACTIVE_DEGREES[0]}"]
-        degrees = user[first : first + len(ACTIVE_DEGREES)]
-        known = ACTIVE_DEGREES[int(degrees.argmax())] if degrees.max() > 0.5 else "UNKNOWN"
-        return f"their level of activity is {known.replace('_', ' ').lower()}"
-    if name == "anonymous_features":
-        return "profile features that KuaiRand publishes without a meaning"
-    yes = user[_USER[name]] > 0.5
-    return {
-        "live_streamer": f"they {'stream' if yes else 'do not stream'} live",
-        "video_author": f"they {'upload' if yes else 'do not upload'} videos of their own",
-        "low_active_period": f"they are {'' if yes else 'not '}in a period of low activity",
-        "features_known": f"their profile is {'' if yes else 'not '}known",
-    }[name]
+    return feature_words(name, user, average, counts, mapping or kuairand())
 
 
-def context_group(name: str, context: np.ndarray, average: np.ndarray) -> str:
+def context_group(
+    name: str, context: np.ndarray, average: np.ndarray, log: LogFiles | None = None
+) -> str:
     """What a group of context features says of the situation.
 
     Args:
         name: a group of ``CONTEXT_GROUPS``.
         context: the situation's features, (32,).
         average: the baseline's, (32,).
+        log: what the log holds; KuaiRand's where not given.
     """
+    log = log or kuairand().log
+    if name in ("hour", "weekday") and log.time.unit == "step":
+        return "how far they are on the clock that the log's steps are laid on"
     if name in RATE_GROUPS:
-        rate = _RATES[RATE_GROUPS[name]].format(percent(float(context[_CONTEXT[name]])))
-        return f"they have {rate} (typically {percent(float(average[_CONTEXT[name]]))})"
+        signal = RATE_GROUPS[name]
+        share, typical = (percent(float(x[_CONTEXT[name]])) for x in (context, average))
+        said = f"they have {_RATES[signal].format(share)}"
+        if signal in log.meanings:
+            said = f"they {log.meanings[signal]} in about {share} of what they saw"
+        return f"{said} (typically {typical})"
     if name == "hour":
         turn = _turn(context[_CONTEXT["hour_sin"]], context[_CONTEXT["hour_cos"]])
         return f"it is about {round(24 * turn) % 24}:00"
@@ -263,41 +290,17 @@ def context_group(name: str, context: np.ndarray, average: np.ndarray) -> str:
     if name == "tab":
         first = _CONTEXT["tab_0"]
         return f"they are on tab {int(context[first : first + TABS].argmax())} of the app"
-    value, typical = (math.expm1(features[_CONTEXT[name]]) for features in (context, average))
+    value, usual = (math.expm1(features[_CONTEXT[name]]) for features in (context, average))
     return {
         "log_events": f"they have seen {plural(round(value), 'video')} on record",
-        "log_gap_seconds": f"their last video was {ago(value)}",
+        "log_gap_seconds": f"their last video was {ago(value, log)}",
         "log_session_events": f"they have seen {plural(round(value), 'video')} in this session",
-        "log_session_seconds": f"this session has lasted {duration(value)}",
+        "log_session_seconds": f"this session has lasted {elapsed(value, log)}",
     }[name] + (
-        f" (typically {duration(typical)})" if "seconds" in name else f" (typically {typical:,.0f})"
+        f" (typically {elapsed(usual, log)})" if "seconds" in name else f" (typically {usual:,.0f})"
     )
 
 
 def _turn(sin: float, cos: float) -> float:
     """The share of a turn, 0 to 1, that a point on the circle stands for."""
     return (math.atan2(sin, cos) / (2 * math.pi)) % 1.0
-
-
-#: Short headings for tables and plots.
-GROUP_LABELS: dict[str, str] = {
-    "log_follows": "accounts followed",
-    "log_fans": "followers",
-    "log_friends": "friends",
-    "log_register_days": "days since joining",
-    "active_degree": "level of activity",
-    "live_streamer": "live streamer",
-    "video_author": "uploads videos",
-    "low_active_period": "low-activity period",
-    "anonymous_features": "anonymous features",
-    "features_known": "profile known",
-    "hour": "hour of the day",
-    "weekday": "day of the week",
-    "tab": "tab of the app",
-    **{group: f"{signal.replace('_', ' ')} so far" for group, signal in RATE_GROUPS.items()},
-    "log_events": "videos seen",
-    "log_gap_seconds": "time since the last video",
-    "log_session_events": "videos this session",
-    "log_session_seconds": "length of the session",
-}
-assert set(GROUP_LABELS) == {group.name for group in (*USER_GROUPS, *CONTEXT_GROUPS)}

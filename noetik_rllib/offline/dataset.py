@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noetik_rllib.data.layout import MAX_ID
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
@@ -107,6 +109,33 @@ class OfflineDataset:
         """The users and their features."""
         with self._whole(USERS_NAME):
             return Users.load(self.directory)
+
+    @cached_property
+    def keys(self) -> dict[str, list[str]]:
+        """Texts that the ids of "users" and "items" stand for: id i is text i; {} for numbers."""
+        path = self.directory / KEYS_NAME
+        if not self.manifest.mapping.log.text_ids:
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {name: content[name] for name in self.manifest.mapping.log.text_ids}
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged: {error}; prepare the dataset again") from None
+
+    def user_of(self, text: str) -> int:
+        """Return the id of the user whom the log calls ``text``.
+
+        Raises:
+            UserError: the log's ids are texts and this is none, or they are numbers and it is not.
+        """
+        known = self.keys.get("users")
+        if known is None:
+            if not (text.isascii() and text.isdecimal()) or int(text) > MAX_ID:
+                raise UserError(f"user '{text}': expected a whole number from 0 to {MAX_ID}")
+            return int(text)
+        if text not in known:
+            raise UserError(f"user '{text}' is not in {self.directory}.{did_you_mean(text, known)}")
+        return known.index(text)
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[None]:

@@ -6,16 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noetik_rllib.data.mapping import (
-    Blank,
-    Category,
-    Equals,
-    ItemFiles,
-    LogNumber,
-    Number,
-    UserFiles,
-    feature_names,
-)
+from noetik_rllib.data.forms import Blank, Category, Equals, LogNumber, Number, feature_names
+from noetik_rllib.data.mapping import ItemFiles, UserFiles
 from noetik_rllib.data.schema import MAX_TAGS
 from noetik_rllib.offline.catalog import NUMERIC_NAMES, Catalog
 from noetik_rllib.offline.manifest import Normaliser, Vocabulary

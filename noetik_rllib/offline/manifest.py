@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from noetik_rllib.data.mapping import Mapping
 from noetik_rllib.data.schema import SourceFile
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
@@ -104,7 +105,7 @@ class Manifest(_Strict):
     num_videos: int
     num_users: int
     episode_steps: int
-    mapping: str
+    mapping: Mapping
     user_names: list[str]
     split: Literal["user", "time"]
     split_time_ms: int | None

@@ -174,9 +174,8 @@ class _Preparation:
             catalog.result()
         parts = files.close()
         names = [CATALOG_NAME, USERS_NAME]
-        if self.data.user_keys is not None:
-            keys = {"users": self.data.user_keys, "items": self.data.item_keys}
-            write_json(self.folder / KEYS_NAME, keys)
+        if self.data.keys:
+            write_json(self.folder / KEYS_NAME, self.data.keys)
             names.append(KEYS_NAME)
         stored = {name: StoredFile.of(self.folder / name) for name in names}
         manifest = Manifest(
@@ -184,7 +183,7 @@ class _Preparation:
             num_videos=len(items),
             num_users=len(self.user_id),
             episode_steps=self.config.episode_steps,
-            mapping=self.data.mapping.name,
+            mapping=self.data.mapping,
             user_names=list(self.data.mapping.user_names),
             split=self.config.split,
             split_time_ms=int(self.split_ms[0]) if self.config.split == "time" else None,

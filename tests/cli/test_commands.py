@@ -69,7 +69,6 @@ MISTAKES = {
     "run to report": (["report", "nowhere"], "nowhere does not exist"),
     "sweep": (["tune", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     "empty path": (["evaluate", ""], "the path is empty"),
-    "huge user": (["explain", "x", "--user", "9" * 30], "not in the range"),
     "huge seed": (["train", "--data", "d", "--out", "o", "--seed", "9" * 30], "seed is 9999"),
     "impossible place": (["data", "synth", "--preset", "tiny", "--out", "/proc/x/y"], "written"),
     "demo preset": (["demo", "--preset", "tinny"], "Did you mean 'tiny'?"),

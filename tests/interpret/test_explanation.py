@@ -100,6 +100,7 @@ def test_a_user_with_a_profile_and_no_event_is_explained_from_the_profile(
         np.append(users.user_id, 5_000),
         np.concatenate([users.features, users.features[:1]]),
         np.append(users.held_out, True),
+        np.append(users.split_ms, users.split_ms[0]),
     )
     found = Explainer(dataset, untrained_run.networks()).explain(5_000)[0]
     assert "No watched video of this user is on record" in found.sentence
@@ -177,6 +178,8 @@ def test_the_commands_mistakes_are_one_line(
         ([str(untrained_run.directory), "--user", "999999"], "999999"),
         ([str(tmp_path / "nothing"), "--user", "0"], "nothing"),
         ([str(untrained_run.directory), "--user", "0", "--top-k", "0"], "top-k is 0"),
+        ([str(untrained_run.directory), "--user", "9" * 30], "whole number from 0 to"),
+        ([str(untrained_run.directory), "--user", "Ann"], "user 'Ann': expected a whole number"),
         ([str(untrained_run.directory)], "--user"),
     ):
         with pytest.raises(SystemExit) as stop:
