@@ -1,4 +1,4 @@
-"""``noetik data``: make a synthetic world, prepare an offline dataset, describe one."""
+"""``noetik data``: make a synthetic world, prepare an offline dataset, describe or verify one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
+from noetik_rllib.cli.verify import verify
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory
@@ -19,7 +20,10 @@ from noetik_rllib.offline.manifest import Manifest
 
 @click.group()
 def data() -> None:
-    """Make, prepare and describe datasets."""
+    """Make, prepare, describe and verify datasets."""
+
+
+data.add_command(verify)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")
