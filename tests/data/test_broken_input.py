@@ -1,0 +1,575 @@
+"""Every kind of broken input is one line that names file, line and column, and leaves nothing."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from noetik_rllib.cli.errors import run
+from noetik_rllib.cli.main import cli
+from noetik_rllib.data import csv_table
+from noetik_rllib.data.mapping import KUAIRAND
+from noetik_rllib.data.reader import read_source
+from noetik_rllib.data.schema import LOG_COLUMNS
+from noetik_rllib.errors import UserError
+from noetik_rllib.offline.dataset import OfflineDataset
+
+LOG = "log_standard_4_08_to_4_21_pure.csv"
+LATER_LOG = "log_standard_4_22_to_5_08_pure.csv"
+RANDOM = "log_random_4_22_to_5_08_pure.csv"
+VIDEOS = "video_features_basic_pure.csv"
+USERS = "user_features_pure.csv"
+
+Change = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def world(tiny_world: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny world that a test may break."""
+    return Path(shutil.copytree(tiny_world, tmp_path / "world"))
+
+
+def complaint(words: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail, and return the one line that it says."""
+    with pytest.raises(SystemExit) as ended:
+        run(cli, list(map(str, words)))
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert not said.out
+    # Progress is on stderr too, a line for each step; the mistake is the last and one line.
+    *before, last = said.err.splitlines()
+    assert last.startswith("Error: ")
+    assert all(line.startswith("prepare: ") for line in before)
+    return last
+
+
+def lines(change: Callable[[list[bytes]], list[bytes]]) -> Change:
+    return lambda data: b"".join(change(data.splitlines(keepends=True)))
+
+
+def put(line: int, column: int, value: bytes) -> Change:
+    """Put a value into a field; lines are counted from 1, columns from 0."""
+
+    def change(old: list[bytes]) -> list[bytes]:
+        fields = old[line - 1].rstrip(b"\n").split(b",")
+        fields[column] = value
+        return [*old[: line - 1], b",".join(fields) + b"\n", *old[line:]]
+
+    return lines(change)
+
+
+def field(name: str, value: bytes, line: int = 4) -> tuple[str, Change, str]:
+    """A broken field of the log, and the place that must be named."""
+    place = f"{LOG}:{line}: column '{name}'"
+    return LOG, put(line, LOG_COLUMNS.index(name), value), place
+
+
+def header(old: bytes, new: bytes) -> Change:
+    return lines(lambda rows: [rows[0].replace(old, new), *rows[1:]])
+
+
+def cut_number(data: bytes) -> bytes:
+    """Cut the file within the last line's play time."""
+    last = data.rstrip(b"\n").rfind(b"\n") + 1
+    fields = data[last:].split(b",")
+    return data[:last] + b",".join(fields[:12]) + b"," + fields[12][:1]
+
+
+def backwards(data: bytes) -> bytes:
+    """Exchange the times of two neighbouring rows of the user with most rows."""
+    rows = [line.split(b",") for line in data.splitlines()]
+    pair = next(
+        place
+        for place in range(1, len(rows) - 1)
+        if rows[place][0] == rows[place + 1][0] and rows[place][4] < rows[place + 1][4]
+    )
+    rows[pair][4], rows[pair + 1][4] = rows[pair + 1][4], rows[pair][4]
+    return b"".join(b",".join(row) + b"\n" for row in rows)
+
+
+#: Case -> (file, what happens to its bytes, what the line must say).
+CONTENT: dict[str, tuple[str, Change, str]] = {
+    "missing column": (
+        LOG,
+        lines(lambda rows: [row.rsplit(b",", 1)[0] + b"\n" for row in rows]),
+        f"{LOG}:1: column 'tab' is missing",
+    ),
+    "renamed column": (
+        LOG,
+        header(b"is_click", b"is_clck"),
+        f"{LOG}:1: column 'is_click' is missing in the first line. Did you mean 'is_clck'?",
+    ),
+    "extra column": (
+        LOG,
+        lines(lambda rows: [row.rstrip(b"\n") + b",mood\n" for row in rows]),
+        f"{LOG}:1: column 'mood' is not of this layout",
+    ),
+    "column twice": (
+        LOG,
+        header(b"is_like", b"is_click"),
+        f"{LOG}:1: column 'is_click' stands there twice",
+    ),
+    "columns of the features renamed": (
+        USERS,
+        header(b"register_days,", b"days,"),
+        f"{USERS}:1: column 'register_days' is missing",
+    ),
+    "text in a number": field("time_ms", b"yesterday"),
+    "decimals in whole numbers": field("play_time_ms", b"12.5"),
+    "an exponent": field("play_time_ms", b"1e3"),
+    "spaces": field("duration_ms", b" "),
+    "truncated line": (
+        LOG,
+        lines(lambda rows: [*rows[:7], b"1,2,3\n", *rows[8:]]),
+        f"{LOG}:8: column 'date' is the last of 3 on this line; expected 19 columns",
+    ),
+    "cut in mid-number": (LOG, cut_number, "column 'tab': the file ends in the middle of a line"),
+    "cut after the last number": (
+        LOG,
+        lambda data: data.rstrip(b"\n"),
+        "column 'tab': the file ends in the middle of a line",
+    ),
+    "too many fields": (
+        LOG,
+        lines(lambda rows: [*rows[:7], rows[7].rstrip(b"\n") + b",1\n", *rows[8:]]),
+        f"{LOG}:8: column 'tab' is the last of 20 on this line",
+    ),
+    "empty file": (LOG, lambda data: b"", f"{LOG} is empty"),
+    "empty features": (VIDEOS, lambda data: b"", f"{VIDEOS} is empty"),
+    "one line's end": (LOG, lambda data: b"\n", f"{LOG}:1: column 'user_id' is missing"),
+    "header only": (LOG, lines(lambda rows: rows[:1]), f"{LOG}:2: column 'user_id' has no value"),
+    "no header": (LOG, lines(lambda rows: rows[1:]), f"{LOG}:1: column 'user_id' is missing"),
+    "header in mid-file": (
+        LOG,
+        lines(lambda rows: [*rows[:9], rows[0], *rows[9:]]),
+        f"{LOG}:10: column 'user_id' is a second line of column names",
+    ),
+    "NUL bytes in the header": (LOG, header(b"tab", b"t\0b"), f"{LOG}:1: NUL bytes"),
+    "NUL bytes in the log": field("duration_ms", b"\0\0"),
+    "NUL bytes at the end": (LOG, lambda data: data + b"\0" * 512, "holds a NUL byte"),
+    "NUL bytes in features": (
+        USERS,
+        put(3, 1, b"full\0active"),
+        f"{USERS}:3: column 'user_active_degree' holds a NUL byte",
+    ),
+    "Latin-1": (
+        USERS,
+        put(3, 1, b"\xe9t\xe9"),
+        f"{USERS}:3: column 'user_active_degree' is not UTF",
+    ),
+    "Latin-1 in the header": (LOG, header(b"tab", b"\xe9t"), f"{LOG}:1: not UTF-8"),
+    "UTF-16": (LOG, lambda data: data.decode().encode("utf-16"), f"{LOG}:1: "),
+    "unclosed quote": field("is_like", b'"0'),
+    "quote in a tag": (VIDEOS, put(5, 11, b'"39'), f"{VIDEOS}:5: column 'tag'"),
+    "blank line": (
+        LOG,
+        lines(lambda rows: [*rows[:5], b"\n", *rows[5:]]),
+        f"{LOG}:6: column 'user_id' is blank",
+    ),
+    "blank value": field("play_time_ms", b""),
+    "blank last value": field("tab", b""),
+    "negative id": field("user_id", b"-1"),
+    "id out of range": field("video_id", b"549755813889"),
+    "id beyond int64": field("user_id", b"9" * 25),
+    "flag of 2": field("is_click", b"2"),
+    "tab of 15": field("tab", b"15"),
+    "time in seconds": field("time_ms", b"1650882384"),
+    "time in microseconds": field("time_ms", b"1650882384000000"),
+    "time going backwards": (LOG, backwards, "column 'time_ms' goes backwards"),
+    "negative duration": field("duration_ms", b"-1"),
+    "play time of two days": field("play_time_ms", b"172800000"),
+    "play time beyond int32": field("play_time_ms", b"99999999999"),
+    "no date": field("date", b"2022-04-10"),
+    "date of another order": field("date", b"10042022"),
+    "an hour of 25": field("hourmin", b"2500"),
+    "random row in a standard log": field("is_rand", b"1"),
+    "standard row in a random log": (
+        RANDOM,
+        put(6, 17, b"0"),
+        f"{RANDOM}:6: column 'is_rand' is 0; expected 1",
+    ),
+    "user twice": (
+        USERS,
+        lines(lambda rows: [*rows, rows[1]]),
+        "column 'user_id' is 0, which stands there twice",
+    ),
+    "video twice": (
+        VIDEOS,
+        lines(lambda rows: [*rows, rows[5]]),
+        "column 'video_id' is 4, which stands there twice",
+    ),
+    "blank id": (USERS, put(2, 0, b""), f"{USERS}:2: column 'user_id' is blank"),
+    "fractional id": (
+        VIDEOS,
+        put(4, 0, b"2.5"),
+        f"{VIDEOS}:4: column 'video_id' is 2.5; expected a whole number",
+    ),
+    "id that is not a number": (VIDEOS, put(4, 0, b"nan"), f"{VIDEOS}:4: column 'video_id' is "),
+    "infinite feature": (USERS, put(4, 5, b"inf"), f"{USERS}:4: column 'follow_user_num' is "),
+    "tag of letters": (VIDEOS, put(2, 11, b"cats"), f"{VIDEOS}:2: column 'tag' is 'cats'"),
+    "six tags": (VIDEOS, put(2, 11, b'"1,2,3,4,5,6"'), f"{VIDEOS}:2: column 'tag' is '1,2,3,4,"),
+    "a gz file": (LOG, gzip.compress, f"{LOG}:1: "),
+    "semicolons": (LOG, lambda data: data.replace(b",", b";"), f"{LOG}:1: column 'user_id' is"),
+    "tabs": (USERS, lambda data: data.replace(b",", b"\t"), f"{USERS}:1: column 'user_id' is"),
+    "a Parquet file": (LOG, lambda data: b"PAR1\x15\x04" + bytes(90) + b"PAR1", f"{LOG}:1: NUL"),
+    "old Macintosh line ends": (
+        LOG,
+        lambda data: data.replace(b"\n", b"\r"),
+        f"{LOG}:1: a carriage",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTENT)
+def test_broken_content_is_named(
+    case: str, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if a broken file is read as if whole, ends in a traceback or leaves something."""
+    name, change, message = CONTENT[case]
+    path = world / "data" / name
+    data = path.read_bytes()
+    path.write_bytes(change(data))
+    assert path.read_bytes() != data
+    said = complaint(["data", "prepare", "--source", world, "--out", world / "set"], capsys)
+    assert message in said
+    assert name in said
+    assert sorted(entry.name for entry in world.iterdir()) == ["data", "world.json"]
+
+
+def prepare_words(world: Path, **options: object) -> list[object]:
+    words: list[object] = ["data", "prepare", "--source", world, "--out", world / "set"]
+    for name, value in options.items():
+        words += [f"--{name}", value]
+    return words
+
+
+def no_folder(world: Path) -> None:
+    shutil.rmtree(world / "data")
+
+
+def file_for_folder(world: Path) -> None:
+    no_folder(world)
+    (world / "world.json").unlink()
+    world.rmdir()
+    world.write_text("not a folder")
+
+
+def directory_for_log(world: Path) -> None:
+    (world / "data" / LOG).unlink()
+    (world / "data" / LOG).mkdir()
+
+
+def video_in_both_parts(world: Path) -> None:
+    """27K's features come in parts: a video of the second stands in the first too."""
+    path = world / "data" / VIDEOS
+    first, *rest = path.read_text().splitlines(keepends=True)
+    (path.parent / "video_features_basic_27k_part1.csv").write_text(first + "".join(rest))
+    (path.parent / "video_features_basic_27k_part2.csv").write_text(first + rest[3])
+    path.unlink()
+
+
+#: Case -> (what happens to the folder, what the line must say).
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (lambda world: shutil.rmtree(world), "world is not a folder"),
+    "a file instead": (file_for_folder, "world is not a folder"),
+    "no logs": (no_folder, "world holds no kuairand log: expected log_standard_*.csv"),
+    "no users": (lambda w: (w / "data" / USERS).unlink(), "holds no user_features_*.csv"),
+    "no videos": (lambda w: (w / "data" / VIDEOS).unlink(), "holds no video_features_basic_*.csv"),
+    "a folder of the log's name": (directory_for_log, f"{LOG} cannot be read: Is a directory"),
+    "a link to nowhere": (
+        lambda w: (w / "data" / "log_standard_0.csv").symlink_to("nowhere"),
+        "log_standard_0.csv cannot be read: No such file",
+    ),
+    "video twice over two files": (
+        video_in_both_parts,
+        "part2.csv:2: column 'video_id' is 3, which stands there twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_broken_folders_are_named(
+    case: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if a wrong path ends in a traceback or a vague message."""
+    damage, message = FOLDERS[case]
+    damage(world)
+    out = tmp_path / "set"
+    assert message in complaint(["data", "prepare", "--source", world, "--out", out], capsys)
+    assert not list(tmp_path.glob("*set*")) + list(tmp_path.glob(".*"))
+
+
+def edit_mapping(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        content = yaml.safe_load(KUAIRAND.read_text())
+        change(content)
+        path.write_text(yaml.safe_dump(content))
+
+    return write
+
+
+#: Case -> (what writes the mapping, what the line must say).
+MAPPINGS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no mapping": (lambda path: None, "cannot be read: No such file"),
+    "not YAML": (lambda path: path.write_text("log: [1, 2"), "is not YAML: "),
+    "not text": (lambda path: path.write_bytes(b"\xff\xfe\0"), "is not YAML: "),
+    "a list": (lambda path: path.write_text("- 1"), "expected keys name, log, users, items"),
+    "unknown key": (edit_mapping(lambda m: m.update(user={})), "user: unknown key"),
+    "unknown key below": (
+        edit_mapping(lambda m: m["log"]["time"].update(zone="UTC")),
+        "log.time.zone: unknown key",
+    ),
+    "unknown signal": (
+        edit_mapping(lambda m: m["log"]["signals"].update(lik="is_like")),
+        "unknown signal 'lik'",
+    ),
+    "unknown signal guessed": (
+        edit_mapping(lambda m: m["log"]["signals"].update(long_veiw="long_view")),
+        "Did you mean 'long_view'?",
+    ),
+    "column not in schema": (
+        edit_mapping(lambda m: m["log"]["signals"].update(like="is_liked")),
+        "column 'is_liked' is not among schema_columns. Did you mean 'is_like'?",
+    ),
+    "graded like": (
+        edit_mapping(
+            lambda m: m["log"]["signals"].update(like={"column": "tab", "low": 0, "high": 9})
+        ),
+        "signal 'like' is 0 or 1",
+    ),
+    "unknown unit": (edit_mapping(lambda m: m["log"]["time"].update(unit="us")), "log.time.unit: "),
+    "no user": (edit_mapping(lambda m: m["log"].pop("user")), "log.user: Field required"),
+}
+
+
+@pytest.mark.parametrize("case", MAPPINGS)
+def test_broken_mappings_are_named(
+    case: str, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if a mapping that means nothing is used, or its fault has to be searched for."""
+    write, message = MAPPINGS[case]
+    path = world / "mapping.yaml"
+    write(path)
+    said = complaint(prepare_words(world, mapping=path), capsys)
+    assert message in said
+    assert "mapping.yaml" in said
+    assert not (world / "set").exists()
+
+
+OUT: dict[str, tuple[str, str]] = {
+    "a folder in the way": ("thesis", "thesis exists already: choose another --out"),
+    "a file in the way": ("thesis/notes.txt", "notes.txt exists already: choose another --out"),
+    "below a file": ("thesis/notes.txt/set", "notes.txt cannot be written: "),
+    "where nobody may write": ("/proc/noetik/set", "cannot be written: "),
+}
+
+
+@pytest.mark.parametrize("case", OUT)
+def test_a_place_in_the_way_is_left_alone(
+    case: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if preparing a dataset can harm what is not one, or ends in a traceback."""
+    place, message = OUT[case]
+    (tmp_path / "thesis").mkdir()
+    notes = tmp_path / "thesis" / "notes.txt"
+    notes.write_text("42")
+    out = tmp_path / place
+    words: list[object] = ["data", "prepare", "--source", world, "--out", out, "--overwrite"]
+    assert message in complaint(words, capsys)
+    assert notes.read_text() == "42"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis", "world"]
+
+
+def load_train(folder: Path) -> object:
+    return OfflineDataset(folder).load("train", ["obs"])
+
+
+def catalog(folder: Path) -> object:
+    return OfflineDataset(folder).catalog
+
+
+def users(folder: Path) -> object:
+    return OfflineDataset(folder).users
+
+
+#: Case -> (file, what happens to it, what reads it, what the line must say).
+DAMAGED: dict[str, tuple[str, Change, Callable[[Path], object], str]] = {
+    "half a part": (
+        "train/part-00000.parquet",
+        lambda data: data[: len(data) // 2],
+        load_train,
+        "train is damaged",
+    ),
+    "no part": ("train/part-00000.parquet", lambda data: b"", load_train, "train is damaged"),
+    "half the users": (
+        "users.parquet",
+        lambda data: data[: len(data) // 2],
+        users,
+        "users.parquet is damaged",
+    ),
+    "half the catalogue": (
+        "catalog.parquet",
+        lambda data: data[:50],
+        catalog,
+        "catalog.parquet is damaged",
+    ),
+    "half the manifest": (
+        "manifest.json",
+        lambda data: data[: len(data) // 2],
+        OfflineDataset,
+        "manifest.json is damaged: not JSON",
+    ),
+    "a manifest that is not text": (
+        "manifest.json",
+        lambda data: b"\xff" + data,
+        OfflineDataset,
+        "manifest.json is damaged: not JSON",
+    ),
+    "a manifest of a list": (
+        "manifest.json",
+        lambda data: b"[]",
+        OfflineDataset,
+        "manifest.json has layout version None",
+    ),
+    "a manifest of another version": (
+        "manifest.json",
+        lambda data: data.replace(b'"layout_version": ', b'"layout_version": 9'),
+        OfflineDataset,
+        "manifest.json has layout version 9",
+    ),
+    "a manifest with a key more": (
+        "manifest.json",
+        lambda data: data.replace(b'"seed"', b'"seeds": 1, "seed"'),
+        OfflineDataset,
+        "manifest.json is damaged: seeds: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_datasets_are_named(case: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a dataset that was cut, or is of another release, is read as if whole."""
+    name, change, read, message = DAMAGED[case]
+    folder = Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(change(data))
+    with pytest.raises(UserError) as caught:
+        read(folder)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def prepare_process(world: Path, *words: str, limit: int | None = None) -> subprocess.Popen[str]:
+    """Start a real ``noetik data prepare``, whose files may be no longer than ``limit``."""
+
+    def limit_files() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    code = "from noetik_rllib.cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, prepare_words(world)), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit_files,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "file_format"), [(1_000, "parquet"), (50_000, "parquet"), (50_000, "json")]
+)
+def test_a_full_disk_is_named_and_leaves_nothing(limit: int, file_format: str, world: Path) -> None:
+    """Fails if half a dataset stays where the disk is full, or the reason is a traceback."""
+    process = prepare_process(world, "--format", file_format, limit=limit)
+    out, err = process.communicate()
+    assert process.returncode == 2, err
+    assert not out
+    assert err.splitlines()[-1] == f"Error: {world / 'set'} cannot be written: File too large"
+    assert "Traceback" not in err
+    assert "Exception" not in err
+    assert sorted(entry.name for entry in world.iterdir()) == ["data", "world.json"]
+
+
+def test_after_a_kill_the_next_one_works_and_clears_up(world: Path) -> None:
+    """Fails if a killed command leaves half a dataset, or its leavings for ever."""
+    log = world / "data" / LOG
+    rows = log.read_bytes()
+    log.unlink()
+    os.mkfifo(log)
+    process = prepare_process(world)
+    with log.open("wb"):  # returns once the other process opens it: it is in the middle of its work
+        [part] = world.glob(".set.*.part")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (world / "set").exists()
+    assert part.is_dir()
+    log.unlink()
+    log.write_bytes(rows)
+    # What is not, or may not be, a dead process's stays: a running one's, another name's, ours.
+    host = part.name.split(".")[2]
+    kept = [f".set.{host}.{os.getpid()}.00000000.part", f".sets.{host}.{process.pid}.00000000.part"]
+    kept += [".set.elsewhere.1.00000000.part", ".set.part"]
+    for name in kept:
+        (world / name).mkdir()
+    process = prepare_process(world)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert OfflineDataset(world / "set").load("train", ["t"])["t"].size
+    names = {entry.name for entry in world.iterdir()}
+    assert names == {"data", "world.json", "set", *kept}
+
+
+@pytest.mark.parametrize("case", CONTENT)
+def test_a_large_file_is_refused_in_the_same_words(
+    case: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a log that is read piece by piece is held to less, or its lines are miscounted."""
+    name, change, _ = CONTENT[case]
+    path = world / "data" / name
+    path.write_bytes(change(path.read_bytes()))
+    said = []
+    for shard_bytes, block in ((1 << 30, 8 << 20), (100_000, 8_192)):
+        monkeypatch.setattr(csv_table, "_BLOCK_BYTES", block)
+        with pytest.raises(UserError) as caught:
+            read_source(world, spill_folder=world / "spill", shard_bytes=shard_bytes)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+#: Other ways to write the same rows.
+HARMLESS: dict[str, Change] = {
+    "Windows line ends": lambda data: data.replace(b"\n", b"\r\n"),
+    "a byte order mark": lambda data: codecs.BOM_UTF8 + data,
+    "both": lambda data: codecs.BOM_UTF8 + data.replace(b"\n", b"\r\n"),
+    "quotes around the names": lines(
+        lambda rows: [b'"' + rows[0].strip().replace(b",", b'","') + b'"\n', *rows[1:]]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_other_ways_to_write_the_same_rows_are_read(
+    case: str, world: Path, tiny_world: Path
+) -> None:
+    """Fails if a file that an office program has saved is refused, or read as something else."""
+    for path in (world / "data").glob("*.csv"):
+        path.write_bytes(HARMLESS[case](path.read_bytes()))
+    read, expected = read_source(world), read_source(tiny_world)
+    for name, values in vars(expected.log).items():
+        np.testing.assert_array_equal(getattr(read.log, name), values, err_msg=name)
+    assert read.users == expected.users
+    assert read.items == expected.items
+    assert read.repairs == expected.repairs
