@@ -209,9 +209,9 @@ class CsvFile:
                         self._refuse(name, first_row + row + 2, "holds a NUL byte")
                 continue
             if column.kind == "decimal":
-                finite = pc.is_finite(values)
-                if not pc.all(finite).as_py():
-                    row = pc.index(finite, False).as_py()
+                infinite = pc.invert(pc.is_finite(values))
+                if pc.any(infinite).as_py():
+                    row = pc.index(infinite, True).as_py()
                     complaint = column.complaint(str(values[row].as_py())) or ""
                     self._refuse(name, first_row + row + 2, complaint)
             if column.low is None and column.high is None:

@@ -306,7 +306,7 @@ def _check_tags(file: CsvFile, column: pa.ChunkedArray, name: str) -> None:
 
 
 def _known_ids(users: pa.Table | None, mapping: Mapping) -> np.ndarray | None:
-    if users is None or mapping.users is None or mapping.log.text_ids:
+    if users is None or not len(users) or mapping.users is None or mapping.log.text_ids:
         return None
     return np.sort(users[mapping.users.key].to_numpy())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -282,7 +281,7 @@ def video_in_both_parts(world: Path) -> None:
 
 #: Case -> (what happens to the folder, what the line must say).
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (lambda world: shutil.rmtree(world), "world is not a folder"),
+    "no folder": (shutil.rmtree, "world is not a folder"),
     "a file instead": (file_for_folder, "world is not a folder"),
     "no logs": (no_folder, "world holds no kuairand log: expected log_standard_*.csv"),
     "no users": (lambda w: (w / "data" / USERS).unlink(), "holds no user_features_*.csv"),
@@ -473,18 +472,19 @@ def test_damaged_datasets_are_named(case: str, tiny_dataset: Path, tmp_path: Pat
 
 def prepare_process(world: Path, *words: str, limit: int | None = None) -> subprocess.Popen[str]:
     """Start a real ``noetik data prepare``, whose files may be no longer than ``limit``."""
-
-    def limit_files() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    code = "from noetik_rllib.cli.main import main; main()"
+    limiting = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+    start = "from noetik_rllib.cli.main import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, prepare_words(world)), *words],
+        [
+            sys.executable,
+            "-c",
+            start if limit is None else limiting + start,
+            *map(str, prepare_words(world)),
+            *words,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit_files,
     )
 
 
