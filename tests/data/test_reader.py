@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.writer import PrepareConfig, prepare
 
 LOG = "log_standard_4_08_to_4_21_pure.csv"
-
-
-@pytest.fixture
-def world(tiny_world: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny world that a test may break."""
-    return Path(shutil.copytree(tiny_world, tmp_path / "world"))
 
 
 def edit(path: Path, change: Callable[[list[str]], list[str]]) -> None:

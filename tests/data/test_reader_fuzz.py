@@ -23,11 +23,8 @@ from noetik_rllib.offline.dataset import COLUMNS, OfflineDataset
 from noetik_rllib.offline.split import PARTS
 from noetik_rllib.offline.verify import verify
 from noetik_rllib.offline.writer import PrepareConfig, prepare
+from tests.data.broken import LOG, RANDOM, USERS, VIDEOS
 
-LOG = "log_standard_4_08_to_4_21_pure.csv"
-RANDOM = "log_random_4_22_to_5_08_pure.csv"
-VIDEOS = "video_features_basic_pure.csv"
-USERS = "user_features_pure.csv"
 #: Bytes that mean something in a CSV file, and some that should not be there.
 BYTES = st.sampled_from([bytes([byte]) for byte in b'\0\n\r",.-019eN\x80\xff '])
 
