@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +20,35 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def _aside(path: Path) -> Path:
-    """A name beside ``path`` (same file system, so that renaming is atomic)."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+def _aside(path: Path, kind: str = "part") -> Path:
+    """A name beside ``path``, of this process: same file system, so that renaming is atomic."""
+    host, unique = socket.gethostname(), uuid.uuid4().hex[:8]
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{unique}.{kind}")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes of this machine left of folders that were to become ``path``."""
+    start = f".{path.name}.{socket.gethostname()}."
+    name = re.compile(re.escape(start) + r"(\d+)\.[0-9a-f]{8}\.part")
+    for entry in path.parent.iterdir() if os.access(path.parent, os.R_OK) else ():
+        owner = name.fullmatch(entry.name)
+        if owner and not _runs(int(owner[1])):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _reason(error: OSError) -> str:
+    # PyArrow's errors carry the number, and a text of several parts.
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def make_directory(path: Path) -> None:
@@ -32,7 +60,7 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{path} cannot be written: {_reason(error)}") from None
 
 
 @contextmanager
@@ -50,7 +78,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.filename in (None, str(part)):
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+            raise UserError(f"{path} cannot be written: {_reason(error)}") from None
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -60,16 +88,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it takes the place of ``path`` on success only.
 
+    A killed process leaves its temporary folder, ``.NAME.<host>.<process>.<number>.part``; the next
+    one that writes ``path`` on that machine removes it.
+
     Raises:
-        UserError: nothing can be written there.
+        UserError: nothing can be written there, or the disk is full.
     """
     path = Path(path)
     make_directory(path.parent)
+    _remove_stale(path)
     part = _aside(path)
     make_directory(part)
     try:
         yield part
         replace_directory(part, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(part)):
+            raise UserError(f"{path} cannot be written: {_reason(error)}") from None
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -79,7 +115,8 @@ def replace_directory(new: Path, path: Path) -> None:
 
     Two folders are exchanged in one step where the system can (Linux, on local disks), so that a
     killed process leaves the old one or the new one under the name. Elsewhere there is a moment
-    between two renames; the old folder then lies beside, as ``.NAME.<number>.part``.
+    between two renames; the old folder then lies beside, as
+    ``.NAME.<host>.<process>.<number>.old``, and nothing removes it.
     """
     if not path.exists():
         new.replace(path)
@@ -87,7 +124,7 @@ def replace_directory(new: Path, path: Path) -> None:
     if _exchange(new, path):
         shutil.rmtree(new)
         return
-    old = _aside(path)
+    old = _aside(path, "old")
     path.replace(old)
     new.replace(path)
     shutil.rmtree(old)

@@ -1,4 +1,4 @@
-"""``noetik data``: make a synthetic world, prepare an offline dataset, describe one."""
+"""``noetik data``: make a synthetic world, prepare an offline dataset, describe or verify one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.download import download
 from noetik_rllib.cli.types import PATH, SEED
+from noetik_rllib.cli.verify import verify
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.data.world_config import PRESETS
 from noetik_rllib.data.world_config import preset as world_preset
@@ -23,13 +24,11 @@ from noetik_rllib.offline.manifest import Manifest
 
 @click.group()
 def data() -> None:
-    """Make, check, prepare and describe datasets."""
+    """Download, make, check, prepare, describe and verify datasets."""
 
 
-data.add_command(check)
-
-
-data.add_command(download)
+for command in (download, check, verify):
+    data.add_command(command)
 
 
 @data.command(epilog="Example: noetik data synth --preset tiny --out data/tiny-world")

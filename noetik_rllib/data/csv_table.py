@@ -18,6 +18,7 @@ from noetik_rllib.errors import UserError, did_you_mean
 
 #: Bytes parsed at a time: fewer, larger blocks keep both cores busy with parsing.
 _BLOCK_BYTES = 8 << 20
+_LONE_RETURN = "a carriage return without a line feed: save the file with Unix line ends"
 _WHOLE = re.compile(r"-?\d{1,19}")
 _DECIMAL = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -124,12 +125,7 @@ class CsvFile:
                     guess = did_you_mean(name, self.columns)
                     raise UserError(f"{path}:1: column '{name}' is not of this layout.{guess}")
             if last != b"\n":
-                line = sum(1 for _ in self._lines())
-                column = self.header[-1]
-                raise UserError(
-                    f"{path}:{line}: column '{column}': the file ends in the middle of a line; "
-                    "was it cut? Fetch it again"
-                )
+                self._explain_cut()
 
     def _header(self, first: bytes) -> list[str]:
         if b"\0" in first:
@@ -140,7 +136,21 @@ class CsvFile:
             raise UserError(
                 f"{self.path}:1: not UTF-8 at byte {error.start + 1}: save the file as UTF-8"
             ) from None
-        return next(csv.reader([text.rstrip("\r\n")]), [])
+        text = text.rstrip("\r\n")
+        if "\r" in text:
+            raise UserError(f"{self.path}:1: {_LONE_RETURN}")
+        return next(csv.reader([text]), [])
+
+    def _explain_cut(self) -> NoReturn:
+        number, line = 0, b""
+        for number, line in enumerate(self._lines(), start=1):  # noqa: B007
+            pass
+        if b"\0" in line:
+            self._explain_line(number, line)
+        raise UserError(
+            f"{self.path}:{number}: column '{self.header[-1]}': the file ends in the middle of a "
+            "line; was it cut? Fetch it again"
+        )
 
     def _options(self) -> dict[str, object]:
         return {
@@ -203,6 +213,12 @@ class CsvFile:
                         row = pc.index(values.cast(pa.string()), text).as_py()
                         self._refuse(name, first_row + row + 2, "holds a NUL byte")
                 continue
+            if column.kind == "decimal":
+                infinite = pc.invert(pc.is_finite(values))
+                if pc.any(infinite).as_py():
+                    row = pc.index(infinite, True).as_py()
+                    complaint = column.complaint(str(values[row].as_py())) or ""
+                    self._refuse(name, first_row + row + 2, complaint)
             if column.low is None and column.high is None:
                 continue
             bounds = pc.min_max(values).as_py()
@@ -252,27 +268,33 @@ class CsvFile:
         digits = {pa.int8(): 2, pa.int32(): 9, pa.int64(): 18}[column.arrow_type]
         return rf"(-?\d{{1,{digits}}})" + ("?" if column.blank else "")
 
+    def _column_at(self, place: int) -> str:
+        return self.header[min(place, len(self.header) - 1)]
+
     def _explain_line(self, number: int, line: bytes) -> None:
         """Raise if this line is what is wrong."""
         if b"\0" in line:
-            place = line[: line.index(b"\0")].count(b",")
-            name = self.header[min(place, len(self.header) - 1)]
+            name = self._column_at(line[: line.index(b"\0")].count(b","))
             self._refuse(name, number, "holds a NUL byte: the file is damaged")
         try:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            place = line[: error.start].count(b",")
-            name = self.header[min(place, len(self.header) - 1)]
+            name = self._column_at(line[: error.start].count(b","))
             self._refuse(name, number, "is not UTF-8: save the file as UTF-8")
         if not text:
             self._refuse(self.header[0], number, "is missing: the line is blank")
+        if "\r" in text:
+            name = self._column_at(text[: text.index("\r")].count(","))
+            self._refuse(name, number, f"holds {_LONE_RETURN}")
         values = next(csv.reader([text]), [])
+        if text.count('"') % 2:
+            name = self._column_at(len(values) - 1)
+            self._refuse(name, number, "has a quotation mark that is not closed on its line")
         if values == self.header:
             self._refuse(self.header[0], number, "is a second line of column names; remove it")
         if len(values) != len(self.header):
-            name = self.header[min(len(values), len(self.header)) - 1]
             self._refuse(
-                name,
+                self._column_at(len(values) - 1),
                 number,
                 f"is the last of {len(values)} on this line; expected {len(self.header)} columns",
             )

@@ -305,7 +305,8 @@ def _check_tags(file: CsvFile, column: pa.ChunkedArray, name: str) -> None:
 
 
 def _known_ids(users: pa.Table | None, mapping: Mapping) -> np.ndarray | None:
-    if users is None or mapping.users is None or "users" in mapping.log.text_ids:
+    texts = "users" in mapping.log.text_ids
+    if users is None or not len(users) or mapping.users is None or texts:
         return None
     return np.sort(users[mapping.users.key].to_numpy())
 

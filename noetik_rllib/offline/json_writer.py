@@ -16,8 +16,17 @@ import numpy as np
 
 from noetik_rllib.offline.parquet import Column, Lists
 
-#: Columns that stock RLlib expects in a SampleBatch line.
-_COLUMNS = ("eps_id", "t", "obs", "actions", "rewards", "new_obs", "terminateds", "truncateds")
+#: Columns that stock RLlib expects in a SampleBatch line, and the type of their numbers.
+COLUMNS = {
+    "eps_id": np.int64,
+    "t": np.int32,
+    "obs": np.float32,
+    "actions": np.int64,
+    "rewards": np.float32,
+    "new_obs": np.float32,
+    "terminateds": np.bool_,
+    "truncateds": np.bool_,
+}
 
 
 class JsonPartWriter:
@@ -33,10 +42,10 @@ class JsonPartWriter:
 
     def write(self, columns: Mapping[str, Column]) -> None:
         """Append rows, whole episodes only."""
-        rows = {name: _values(columns[name]) for name in _COLUMNS}
+        rows = {name: _values(columns[name]) for name in COLUMNS}
         starts = np.flatnonzero(np.diff(rows["eps_id"], prepend=-1))
         for start, stop in pairwise([*starts, len(rows["eps_id"])]):
-            self._line({name: rows[name][start:stop] for name in _COLUMNS})
+            self._line({name: rows[name][start:stop] for name in COLUMNS})
 
     def close(self) -> None:
         """Finish the last file."""
@@ -62,5 +71,5 @@ class JsonPartWriter:
 def _values(column: Column) -> np.ndarray:
     if isinstance(column, Lists):
         return column.distinct[column.index]
-    assert isinstance(column, np.ndarray)  # _COLUMNS has no other kinds
+    assert isinstance(column, np.ndarray)  # COLUMNS has no other kinds
     return column

@@ -13,6 +13,7 @@ Pages are LZ4-compressed data pages of version 2 with a CRC-32 each, which a rea
 from __future__ import annotations
 
 import base64
+import contextlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -386,7 +387,8 @@ class ParquetFile:
 
     def abort(self) -> None:
         """Close without a footer, after an error."""
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what is left in the buffer has no place on a full disk
+            self._stream.close()
 
 
 def _root(children: int) -> Struct:

@@ -17,7 +17,7 @@ from noetik_rllib.offline.split import PARTS, RANDOM
 from noetik_rllib.state import VIDEO, StateLayout
 
 #: Bits of an episode's number that count the rows of its user before it within the part.
-_ROW_BITS = 30
+EPISODE_ROW_BITS = 30
 _WEIGHTS = RewardWeights().as_array().astype(np.float32)
 
 
@@ -153,7 +153,7 @@ def _columns(
     propensity = np.where(log.is_random[rows], settings.random_propensity, np.nan)
     columns: dict[str, Column] = {
         # Unique over all parts, and the same whoever else is in the log.
-        "eps_id": (user_row * len(PARTS) + cut.part << _ROW_BITS) + place - episodes.step,
+        "eps_id": (user_row * len(PARTS) + cut.part << EPISODE_ROW_BITS) + place - episodes.step,
         "agent_id": Repeated("default_agent", n),
         "module_id": Repeated("default_policy", n),
         "t": episodes.step.astype(np.int32),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -31,3 +33,9 @@ def mirror() -> Iterator[Mirror]:
     """A local server of the tiny archive, for every test of downloading."""
     with serve(Mirror()) as served:
         yield served
+
+
+@pytest.fixture
+def world(tiny_world: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny world that a test may break."""
+    return Path(shutil.copytree(tiny_world, tmp_path / "world"))
