@@ -1,4 +1,4 @@
-"""Broken folders, mappings, places and datasets, full disks and kills leave one line and no more."""
+"""Broken folders, mappings, places and datasets, full disks and kills: one line, nothing more."""
 
 from __future__ import annotations
 
