@@ -1,9 +1,7 @@
-"""Broken folders, mappings, places and datasets, full disks and kills leave one line and no more."""
+"""Broken folders, mappings, places and datasets, full disks and kills leave one line alone."""
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import os
 import shutil
 import signal
@@ -12,22 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
-from noetik_rllib.cli.errors import run
-from noetik_rllib.cli.main import cli
-from noetik_rllib.data import csv_table
 from noetik_rllib.data.mapping import KUAIRAND
-from noetik_rllib.data.reader import read_source
-from noetik_rllib.data.schema import LOG_COLUMNS
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
 from tests.data.broken import (
-    LATER_LOG,
     LOG,
-    RANDOM,
     USERS,
     VIDEOS,
     Change,
