@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,8 @@ def put(line: int, column: int, value: bytes) -> Change:
     """Put a value into a field; lines are counted from 1, columns from 0."""
 
     def change(old: list[bytes]) -> list[bytes]:
-        fields = old[line - 1].rstrip(b"\n").split(b",")
+        texts = next(csv.reader([old[line - 1].decode().rstrip("\n")]))
+        fields = [(f'"{text}"' if "," in text else text).encode() for text in texts]
         fields[column] = value
         return [*old[: line - 1], b",".join(fields) + b"\n", *old[line:]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noetik_rllib.data.mapping import KUAIRAND
+from noetik_rllib.data import mapping
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
 from tests.data.broken import (
@@ -24,6 +24,8 @@ from tests.data.broken import (
     complaint,
     prepare_words,
 )
+
+KUAIRAND = Path(mapping.__file__).with_name("mappings") / "kuairand.yaml"
 
 
 def no_folder(world: Path) -> None:
