@@ -100,7 +100,7 @@ def read_source(
         spill = Spill(mapping.log, spill_folder, shards, _known_ids(users, mapping))
         for table in reading.log_tables(whole=shards == 1):
             spill.add(table)
-        reading.progress("sorting", 0.9)
+        reading.progress("sorting", 1.0)
         repairs = spill.clean()
         sources = reading.sources(sums)
     return Source(
