@@ -103,7 +103,7 @@ def test_judge_is_fitted_on_the_held_out_users_alone(course: Course, world: Plan
     users = world.dataset.users
     assert course.judge.fitted_on.part == "judge"
     assert np.isin(judge.network.user_id.numpy(), users.user_id[users.held_out]).all()
-    assert course.judge.quality.users == 62
+    assert course.judge.quality.users == 74
 
 
 def test_better_policies_score_better(course: Course, world: Planted) -> None:
