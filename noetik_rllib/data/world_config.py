@@ -81,6 +81,11 @@ FULL_TABS = (
     *(25.06, 63.43, 2.97, 0.45, 6.43, 0.149, 0.97, 0.027),
     *(0.227, 0.018, 0.006, 0.069, 0.159, 0.02, 0.005),
 )
+#: Demo: Pure's with less of the two-column pages, whose taps tell little.
+DEMO_TABS = (
+    *(30_000, 1_058_389, 48_364, 1_000, 93_165, 4_169, 21_500, 504),
+    *(1_000, 444, 152, 725, 1_472, 399, 31),
+)
 #: Random rows on each tab (real).
 RANDOM_TABS = (0, 1_178_025, 764, 0, 0, 0, 0, 0, 0, 0, 0, 6_755, 0, 0, 515)
 
@@ -185,7 +190,7 @@ class WorldConfig:
 
     #: History: the last ``history_window`` events count, each ``history_decay`` times as much as
     #: the one after it. Habit is what is gained where all of them share a tag with the video and
-    #: were clicked, satiation what is lost where all share a tag: weak beside a taste.
+    #: were clicked, satiation what is lost where all share a tag: weak beside a taste here.
     history_window: int = 16
     history_decay: float = 0.9
     habit: float = 1.0
@@ -325,7 +330,7 @@ _PURE = WorldConfig(
     tags=46,
     standard_rows=1_414_622,
     random_rows=1_186_059,
-    base=-1.89,
+    base=-1.92,
     user_sd=0.6,
     level_activity=-0.7,
     quality_sd=0.51,
@@ -341,13 +346,13 @@ _PURE = WorldConfig(
     engaged_sigma=0.75,
     engaged_duration_power=0.24,
     engaged_utility_gain=0.23,
-    finish_level=-0.86,
+    finish_level=-0.9,
     finish_duration=-0.5,
     finish_utility=0.46,
     popularity_weight=1.0,
     affinity_weight=4.75,
     affinity_noise=0.0,
-    popularity_quality=1.57,
+    popularity_quality=1.6,
     popularity_sd=0.73,
     no_duration_popularity=-0.75,
     activity_below=1.05,
@@ -362,7 +367,20 @@ _PURE = WorldConfig(
 PRESETS: dict[str, WorldConfig] = {
     # Fewer videos are easier to choose among: a lower weight keeps the click rate.
     "tiny": WorldConfig(60, 80, 12, 4_000, 800, affinity_weight=0.45),
-    "demo": WorldConfig(1_000, 500, 20, 100_000, 15_000),
+    # The log follows tastes less, and a click draws more of the same: so a policy that learns from
+    # the answers can do better than one that imitates what was shown.
+    "demo": WorldConfig(
+        users=1_000,
+        videos=500,
+        tags=20,
+        standard_rows=100_000,
+        random_rows=15_000,
+        base=-1.65,
+        habit=4.0,
+        satiation=1.3,
+        affinity_weight=0.42,
+        tab_weights=DEMO_TABS,
+    ),
     "pure": _PURE,
     "1k": replace(
         _PURE,

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from noetik_rllib.offline.columns import column_to_numpy
-from noetik_rllib.offline.parquet import Column, Lists, ParquetFile, pack
+from noetik_rllib.offline.parquet import ParquetFile
+from noetik_rllib.offline.parquet_pages import Column, Lists, pack
 
 #: Numeric features of a video, in order: standardised log duration (0 where unknown), and flags.
 NUMERIC_NAMES = ("log_duration", "duration_unknown", "portrait", "features_unknown")

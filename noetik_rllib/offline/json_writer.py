@@ -14,7 +14,7 @@ from typing import TextIO
 
 import numpy as np
 
-from noetik_rllib.offline.parquet import Column, Lists
+from noetik_rllib.offline.parquet_pages import Column, Lists
 
 #: Columns that stock RLlib expects in a SampleBatch line, and the type of their numbers.
 COLUMNS = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from noetik_rllib.offline.json_writer import JsonPartWriter
 from noetik_rllib.offline.manifest import Part, StoredFile
-from noetik_rllib.offline.parquet import Field, ParquetFile
+from noetik_rllib.offline.parquet import ParquetFile
+from noetik_rllib.offline.parquet_pages import Field
 from noetik_rllib.offline.rows import PartRows
 from noetik_rllib.offline.split import PARTS
 

@@ -12,7 +12,7 @@ from noetik_rllib.offline.catalog import IdIndex
 from noetik_rllib.offline.dataset import COLUMNS
 from noetik_rllib.offline.episodes import Episodes, cut_episodes
 from noetik_rllib.offline.history import HistoryIndex, Requests
-from noetik_rllib.offline.parquet import Column, Flags, Lists, Repeated, RowGroup, pack
+from noetik_rllib.offline.parquet_pages import Column, Flags, Lists, Repeated, RowGroup, pack
 from noetik_rllib.offline.split import PARTS, RANDOM
 from noetik_rllib.state import VIDEO, StateLayout
 

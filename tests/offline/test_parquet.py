@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from noetik_rllib.offline.columns import column_to_numpy
-from noetik_rllib.offline.parquet import Column, Flags, Lists, ParquetFile, Repeated, pack
+from noetik_rllib.offline.parquet import ParquetFile
+from noetik_rllib.offline.parquet_pages import Column, Flags, Lists, Repeated, pack
 from noetik_rllib.offline.thrift import Struct, encode
 
 DTYPES = (np.dtype(bool), np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float32))
