@@ -43,7 +43,7 @@ def test_taste_is_read_from_the_history_of_a_stranger(world: Planted) -> None:
 
 def test_own_earlier_answers_say_more_than_the_history_alone(world: Planted) -> None:
     """The judge would not know its users: their vectors must bring its clicks nearer to the truth.
-    The correlation is 0.73 with and 0.61 without them; over 907 rows its standard error is 0.02.
+    The correlation is 0.78 with and 0.67 without them; over 935 rows its standard error is 0.02.
     """
     rows = world.dataset.load("test", ("user_id", "obs", "actions"), users=held_out(world.dataset))
     truth = world.click(rows["user_id"], rows["actions"], rows["obs"])
@@ -53,7 +53,7 @@ def test_own_earlier_answers_say_more_than_the_history_alone(world: Planted) -> 
 
 
 def test_click_rate_is_right_on_later_days(world: Planted) -> None:
-    """Simulated sessions would have another click rate than real ones. 907 rows of 74 users: 10 %
+    """Simulated sessions would have another click rate than real ones. 935 rows of 85 users: 10 %
     is above 3 standard errors, users' clustering included.
     """
     quality = assess(world.judge, world.dataset, "test", held_out(world.dataset))
