@@ -13,8 +13,8 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.data.world_config import PRESETS
-from noetik_rllib.data.world_config import preset as world_preset
+from noetik_rllib.data.world_presets import PRESETS
+from noetik_rllib.data.world_presets import preset as world_preset
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory
 from noetik_rllib.offline.manifest import Manifest
