@@ -15,8 +15,8 @@ from noetik_rllib.cli.download import download
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.cli.verify import verify
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.data.world_config import PRESETS
-from noetik_rllib.data.world_config import preset as world_preset
+from noetik_rllib.data.world_presets import PRESETS
+from noetik_rllib.data.world_presets import preset as world_preset
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory
 from noetik_rllib.offline.manifest import Manifest

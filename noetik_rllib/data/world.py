@@ -27,16 +27,15 @@ from noetik_rllib.data import world_files
 from noetik_rllib.data.signals import UNKNOWN_DURATION_FULL_VIEW_MS
 from noetik_rllib.data.world_config import (
     MAIN_TAB,
-    PRESETS,
     REACTIONS,
     TABS,
     TAP_WITHOUT_PLAY,
     Page,
     WorldConfig,
-    preset,
 )
 from noetik_rllib.data.world_kernel import VideoSide, Watching, play_rows
 from noetik_rllib.data.world_latents import Latents
+from noetik_rllib.data.world_presets import PRESETS, preset
 from noetik_rllib.errors import UserError
 
 __all__ = ["PRESETS", "Answers", "SyntheticWorld", "WorldConfig", "preset"]
