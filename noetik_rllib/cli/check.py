@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.table import Table
@@ -14,10 +14,12 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data.figures import VARIANTS, Variant
-from noetik_rllib.data.reader import Progress
 from noetik_rllib.data.targets import TARGETS
-from noetik_rllib.data.verdicts import TargetVerdict
 from noetik_rllib.errors import UserError
+
+if TYPE_CHECKING:  # measuring imports SciPy and pandas: a second that other commands need not wait
+    from noetik_rllib.data.reader import Progress
+    from noetik_rllib.data.verdicts import TargetVerdict
 
 #: How many of the 30 targets ``--strict`` asks for.
 STRICT_COUNT = 27

@@ -129,8 +129,10 @@ def prepare_command(
 ) -> None:
     """Turn a folder of CSV files into an offline dataset for RLlib."""
     from noetik_rllib.data.mapping import Mapping
+    from noetik_rllib.memory import reuse_freed_memory
     from noetik_rllib.offline.writer import PrepareConfig, prepare
 
+    reuse_freed_memory()
     config = PrepareConfig(
         split="time" if split == "time" else "user",
         random_in_train=random_in_train,

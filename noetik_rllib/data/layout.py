@@ -14,8 +14,7 @@ from noetik_rllib.data.mapping import ItemFiles, LogFiles, Mapping, UserFiles
 from noetik_rllib.errors import UserError
 from noetik_rllib.state import TABS
 
-#: Ids: features files may hold them as decimals, exact to 2^53; 2^39 leaves room for a key of
-#: user and time in 63 bits. KuaiRand's end below 2^25.
+#: 2^39 leaves room for a key of user and time in 63 bits. KuaiRand's ids end below 2^25.
 MAX_ID = 2**39
 #: 2015 to 2100 in seconds: another unit by mistake falls outside.
 _FIRST_SECOND, _LAST_SECOND = 1_420_070_400, 4_102_444_800
@@ -104,8 +103,7 @@ def to_ms(table: pa.Table, log: LogFiles) -> pa.Table:
 
 def feature_columns(part: UserFiles | ItemFiles, *, text_key: bool) -> list[Column]:
     """Say what each column of a features file must hold."""
-    # Ids are whole, but published files write some with a decimal point.
-    key = Column(part.key, "text") if text_key else Column(part.key, "decimal", low=0, high=MAX_ID)
+    key = Column(part.key, "text") if text_key else Column(part.key, "whole", low=0, high=MAX_ID)
     columns = {part.key: key}
     if isinstance(part, ItemFiles):
         for name in part.numbers:

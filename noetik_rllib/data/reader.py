@@ -162,9 +162,6 @@ class _Reading:
             table = file.read()
             if name in self.encoders:
                 table = self.encoders[name].encode(table, part.key)
-            else:
-                keys = _whole_ids(file, table[part.key], part.key)
-                table = table.set_column(table.column_names.index(part.key), part.key, keys)
             _check_unique(file, table[part.key], part.key, [t[part.key] for t in tables])
             if isinstance(part, ItemFiles) and part.tags is not None:
                 _check_tags(file, table[part.tags], part.tags)
@@ -263,16 +260,6 @@ class _TextIds:
     def keys(self) -> list[str]:
         """The texts, in the order of their numbers."""
         return list(self.numbers)
-
-
-def _whole_ids(file: CsvFile, column: pa.ChunkedArray, name: str) -> pa.Array:
-    """Return ids that are written as decimals as whole numbers."""
-    values = column.to_numpy()
-    whole = values.astype(np.int64)
-    if (whole != values).any():
-        row = int((whole != values).argmax())
-        file.refuse(name, row, f"is {values[row]}; expected a whole number")
-    return pa.array(whole)
 
 
 def _check_unique(

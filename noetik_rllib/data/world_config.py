@@ -85,6 +85,8 @@ HOURS = (
     *(3.30, 2.01, 1.28, 0.90, 0.81, 1.15, 2.13, 3.09, 3.58, 4.02, 4.48, 4.79),
     *(5.28, 5.32, 4.80, 4.89, 5.15, 5.44, 5.85, 6.17, 6.61, 6.86, 6.78, 5.31),
 )
+
+
 class Reaction(NamedTuple):
     """A rare signal: its rates where the utility is 0, and what moves its odds.
 
