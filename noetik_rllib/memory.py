@@ -1,4 +1,4 @@
-"""Telling the allocator to keep freed memory, for commands that fill gigabytes in megabyte pieces."""
+"""Keeping freed memory in the process, for commands that fill gigabytes piece by piece."""
 
 from __future__ import annotations
 
