@@ -185,7 +185,7 @@ CONTENT: dict[str, tuple[str, Change, str]] = {
     "fractional id": (
         VIDEOS,
         put(4, 0, b"2.5"),
-        f"{VIDEOS}:4: column 'video_id' is 2.5; expected a whole number",
+        f"{VIDEOS}:4: column 'video_id' is '2.5'; expected a whole number",
     ),
     "id that is not a number": (VIDEOS, put(4, 0, b"nan"), f"{VIDEOS}:4: column 'video_id' is "),
     "infinite feature": (USERS, put(4, 5, b"inf"), f"{USERS}:4: column 'follow_user_num' is "),
