@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import lz4.block
 import numpy as np
 
-from noetik_rllib.offline.thrift import Struct, encode
+from noetik_rllib.offline.thrift import Struct, encode, varint
 
 #: Rows of a page of lists: 4 MB of states of 128 before compression.
 _ROWS_PER_PAGE = 8_192
@@ -131,18 +131,9 @@ def _physical(column: Column) -> int:
     return _PHYSICAL[column.dtype]
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _run(count: int, value: int) -> bytes:
     """One run of the RLE encoding, ``count`` times a value of one bit."""
-    return _varint(count << 1) + bytes([value])
+    return varint(count << 1) + bytes([value])
 
 
 def _compress(values: bytes | memoryview) -> bytes:
@@ -227,7 +218,7 @@ def _dictionary(column: Repeated | Flags) -> tuple[bytes, int, bytes]:
     if isinstance(column, Flags):
         bits = np.packbits(column.values > 0.5, bitorder="little")
         # One bit-packed run of whole groups of 8.
-        places = b"\x01" + _varint(len(bits) << 1 | 1) + bits.tobytes()
+        places = b"\x01" + varint(len(bits) << 1 | 1) + bits.tobytes()
         return np.array([0, 1], dtype=np.float32).tobytes(), 2, places
     if isinstance(column.value, str):
         text = column.value.encode()

@@ -152,7 +152,7 @@ def _columns(
     signals = log.signals[rows]
     propensity = np.where(log.is_random[rows], settings.random_propensity, np.nan)
     columns: dict[str, Column] = {
-        # Unique over all parts, and the same whoever else is in the log.
+        # Unique over all parts; by the user's place among all users of the dataset.
         "eps_id": (user_row * len(PARTS) + cut.part << EPISODE_ROW_BITS) + place - episodes.step,
         "agent_id": Repeated("default_agent", n),
         "module_id": Repeated("default_policy", n),

@@ -26,11 +26,18 @@ def encode(struct: Struct) -> bytes:
     return bytes(out)
 
 
-def _varint(out: bytearray, value: int) -> None:
+def varint(value: int) -> bytes:
+    """Return a whole number of 0 or more in groups of seven bits, the lowest first.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
+    return bytes(out)
 
 
 def _struct(out: bytearray, struct: Struct) -> None:
@@ -50,9 +57,9 @@ def _struct(out: bytearray, struct: Struct) -> None:
 
 def _value(out: bytearray, kind: str, value: Any) -> None:
     if kind in ("i32", "i64"):
-        _varint(out, value << 1 if value >= 0 else (-value << 1) - 1)  # zigzag
+        out.extend(varint(value << 1 if value >= 0 else (-value << 1) - 1))  # zigzag
     elif kind == "binary":
-        _varint(out, len(value))
+        out.extend(varint(len(value)))
         out.extend(value)
     elif kind == "struct":
         _struct(out, value)
@@ -62,6 +69,6 @@ def _value(out: bytearray, kind: str, value: Any) -> None:
             out.append(len(value) << 4 | _CODES[inner])
         else:
             out.append(0xF0 | _CODES[inner])
-            _varint(out, len(value))
+            out.extend(varint(len(value)))
         for _, item in value:
             _value(out, inner, item)
