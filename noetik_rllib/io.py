@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -85,14 +86,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder to fill; it takes the place of ``path`` on success only.
 
     A killed process leaves its temporary folder, ``.NAME.<host>.<process>.<number>.part``; the next
     one that writes ``path`` on that machine removes it.
 
+    Args:
+        path: folder to write.
+        replace: whether a folder that is there by then, and not empty, gives way.
+
     Raises:
-        UserError: nothing can be written there, or the disk is full.
+        UserError: nothing can be written there, the disk is full, or something is in the way.
     """
     path = Path(path)
     make_directory(path.parent)
@@ -101,8 +106,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     make_directory(part)
     try:
         yield part
-        replace_directory(part, path)
+        if replace:
+            replace_directory(part, path)
+        else:
+            part.replace(path)  # refused by the system unless the name is free or an empty folder
     except OSError as error:
+        if not replace and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise UserError(
+                f"{path} exists already: another process wrote it in the meantime; nothing was "
+                "changed there"
+            ) from None
         if error.filename is None or str(error.filename).startswith(str(part)):
             raise UserError(f"{path} cannot be written: {_reason(error)}") from None
         raise

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from noetik_rllib.data.world import PRESETS, SyntheticWorld
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.prepare_config import PrepareConfig
+from noetik_rllib.offline.writer import prepare
 
 # Derandomised: the same examples on every machine. No deadline: CI machines are noisy.
 settings.register_profile("noetik", deadline=None, derandomize=True, max_examples=60)

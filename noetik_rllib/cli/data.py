@@ -50,7 +50,10 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: choose another --out, or remove it")
     world = SyntheticWorld(replace(config, seed=seed))
-    with progress_bar("synthetic world") as update, atomic_directory(out) as part:
+    with (
+        progress_bar("synthetic world") as update,
+        atomic_directory(out, replace=False) as part,
+    ):
         world.write(part, progress=lambda share: update("writing", share))
     if as_json:
         click.echo(json.dumps({"world": str(out), "preset": preset, "seed": seed}))
@@ -110,6 +113,11 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     show_default=True,
     help="Share of users kept from training, for the evaluation.",
 )
+@click.option(
+    "--random-pool",
+    type=int,
+    help="Videos that uniformly exposed ones were drawn from, if not what the mapping says.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Decides who is held out.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is a dataset.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
@@ -123,6 +131,7 @@ def prepare_command(
     random_in_train: bool,
     history_length: int,
     held_out_users: float,
+    random_pool: int | None,
     seed: int,
     overwrite: bool,
     as_json: bool,
@@ -130,7 +139,8 @@ def prepare_command(
     """Turn a folder of CSV files into an offline dataset for RLlib."""
     from noetik_rllib.data.mapping import Mapping
     from noetik_rllib.memory import reuse_freed_memory
-    from noetik_rllib.offline.writer import PrepareConfig, prepare
+    from noetik_rllib.offline.prepare_config import PrepareConfig
+    from noetik_rllib.offline.writer import prepare
 
     reuse_freed_memory()
     config = PrepareConfig(
@@ -138,6 +148,7 @@ def prepare_command(
         random_in_train=random_in_train,
         history_length=history_length,
         held_out_users=held_out_users,
+        random_pool=random_pool,
         seed=seed,
         format="json" if file_format == "json" else "parquet",
     )

@@ -67,7 +67,8 @@ def demo(
     from noetik_rllib.evaluation.evaluate import evaluate
     from noetik_rllib.interpret.explanation import Explainer, default_users
     from noetik_rllib.io import atomic_directory
-    from noetik_rllib.offline.writer import PrepareConfig, prepare
+    from noetik_rllib.offline.prepare_config import PrepareConfig
+    from noetik_rllib.offline.writer import prepare
     from noetik_rllib.report.page import write_report
     from noetik_rllib.runs import TrainConfig, train
 

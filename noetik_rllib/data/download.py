@@ -141,7 +141,7 @@ def download(
                 progress=progress,
                 remark=remark,
             )
-        with atomic_directory(folder) as part:
+        with atomic_directory(folder, replace=overwrite) as part:
             unpacked = unpack(
                 archive,
                 part,

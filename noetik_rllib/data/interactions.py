@@ -12,6 +12,7 @@ import pyarrow as pa
 from noetik_rllib.data.forms import AtLeast, Flag, Scale, Signal
 from noetik_rllib.data.mapping import LogFiles
 from noetik_rllib.data.signals import SIGNALS, capped_ratio
+from noetik_rllib.data.spans import beginnings, spans
 
 #: KuaiRand's clock is UTC+8; its ``date`` is that of the log partition, at times the next day.
 LOCAL_OFFSET_MS = 8 * 3_600_000
@@ -146,10 +147,7 @@ def _duplicates(
         return np.zeros(0, dtype=np.int64)
     keys = (mapping.user, mapping.time.column, mapping.item)
     user, time, item = threads.map(lambda name: np.take(raw[name], order, mode="clip"), keys)
-    new = np.ones(n, dtype=bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    first = np.flatnonzero(new)
-    size = np.diff(np.append(first, n))
+    first, size = spans(beginnings(user, time))
     others = [values for name, values in raw.items() if name not in keys]
 
     def repeats_at(distance: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from noetik_rllib.data.mapping import ItemFiles, LogFiles, Mapping, UserFiles
 from noetik_rllib.errors import UserError
 from noetik_rllib.state import TABS
 
-#: 2^39 leaves room for a key of user and time in 63 bits. KuaiRand's ids end below 2^25.
-MAX_ID = 2**39
+#: 39 bits leave room for a key of user and time in 63. KuaiRand's ids end below 2^25.
+MAX_ID = 2**39 - 1
 #: 2015 to 2100 in seconds: another unit by mistake falls outside.
 _FIRST_SECOND, _LAST_SECOND = 1_420_070_400, 4_102_444_800
 #: Steps without a clock are laid on one that begins on Monday 2024-01-01, 00:00 in UTC+8.

@@ -68,6 +68,7 @@ def read_source(
     *,
     spill_folder: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
+    check_items: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> Source:
     """Read every log and the features of a folder.
@@ -80,6 +81,8 @@ def read_source(
         mapping: how; KuaiRand's layout where not given.
         spill_folder: where shards of a log larger than ``shard_bytes`` are kept; needed for such.
         shard_bytes: CSV bytes that are worked on at a time.
+        check_items: called with the number of items that have features, before the log, which
+            takes longer, is read; it may raise.
         progress: called with what is being done and the share done, 0 to 1.
 
     Raises:
@@ -93,6 +96,8 @@ def read_source(
         sums = {path: hasher.submit(_sha256, path) for path in reading.paths}
         users = reading.features("users")
         items = reading.features("items")
+        if check_items is not None and items is not None:
+            check_items(len(items))
         total = sum(file.size for file in reading.logs)
         shards = max(1, -(-total // shard_bytes))
         if shards > 1 and spill_folder is None:
@@ -191,12 +196,14 @@ class _Reading:
                 rows += len(table)
                 self.progress(f"reading {file.path.name}", (done + share * file.size) / total)
             self._rows[file.path] = rows
-            if not rows and file.path not in self._random:
-                raise UserError(
-                    f"{file.path}:2: column '{log.user}' has no value: the file holds no row; "
-                    "expected one row per exposure below the first line"
-                )
             done += file.size
+        standard = [file for file in self.logs if file.path not in self._random]
+        if not any(self._rows[file.path] for file in standard):
+            others = " nor does any other standard log" if len(standard) > 1 else ""
+            raise UserError(
+                f"{standard[0].path}:2: column '{log.user}' has no value: the file holds no row"
+                f"{others}; expected one row per exposure below the first line"
+            )
 
     def _check_order(
         self, file: CsvFile, table: pa.Table, first_row: int, last: tuple[int, int] | None

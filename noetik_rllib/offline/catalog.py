@@ -32,7 +32,7 @@ class IdIndex:
     def __init__(self, ids: np.ndarray) -> None:
         self._ids = ids
         self._table: np.ndarray | None = None
-        self._order: np.ndarray | None = None
+        self._order = np.zeros(0, dtype=np.int64)
         if len(ids) and int(ids.max()) < _TABLE_SPREAD * len(ids) + 1_000_000:
             self._table = np.full(int(ids.max()) + 1, -1, dtype=np.int32)
             self._table[ids] = np.arange(len(ids), dtype=np.int32)
@@ -47,7 +47,7 @@ class IdIndex:
             known = (ids >= 0) & (ids < len(self._table))
             return np.where(known, self._table[np.where(known, ids, 0)], -1).astype(np.int64)
         place = np.searchsorted(self._ids, ids, sorter=self._order)
-        index = self._order[np.minimum(place, len(self._ids) - 1)]  # type: ignore[index]
+        index = self._order[np.minimum(place, len(self._ids) - 1)]
         return np.where(self._ids[index] == ids, index, -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
 USERS_NAME = "users.parquet"
 #: What ids stand for where a log's ids are texts: id i is text i.
 KEYS_NAME = "keys.json"
+_PART_FILE = re.compile(rf"(json/)?({'|'.join(PARTS)})/part-\d+\.(parquet|json)")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,21 @@ class Users:
         """Read ``directory/users.parquet``."""
         table = pq.read_table(directory / USERS_NAME)
         return cls(**{name: column_to_numpy(table[name]) for name in cls.__dataclass_fields__})
+
+
+def foreign_file(directory: Path) -> Path | None:
+    """Return the first file below a dataset's folder that is no part of one; None if there is none.
+
+    Files go by their names, so that a damaged dataset, or one of another version, is known too.
+    """
+    own = {MANIFEST_NAME, CATALOG_NAME, USERS_NAME, KEYS_NAME}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if name not in own and not _PART_FILE.fullmatch(name):
+            return path
+    return None
 
 
 class OfflineDataset:

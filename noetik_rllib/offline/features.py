@@ -53,22 +53,23 @@ class UserTable:
         keys: np.ndarray,
     ) -> None:
         self.features = mapping.features if mapping else ()
+        self._table = table
         n = len(user_id)
         order = np.argsort(keys, kind="stable")
         place = np.searchsorted(keys, user_id, sorter=order) if len(keys) else np.zeros(n, int)
         row = order[np.minimum(place, len(keys) - 1)] if len(keys) else np.zeros(n, np.int64)
         self.known = keys[row] == user_id if len(keys) else np.zeros(n, dtype=bool)
         self._row = row
-        self._table = table
 
     def _column(self, name: str) -> np.ndarray:
         """A numeric column by user, NaN where blank or without a row."""
-        if self._table is None:
+        if not self._table:
             return np.full(len(self.known), np.nan)
         return np.where(self.known, _numbers(self._table, name)[self._row], np.nan)
 
     def _texts(self, name: str) -> np.ndarray:
-        assert self._table is not None  # a feature was read from it
+        if not self._table:
+            return np.full(len(self.known), None, dtype=object)
         column = self._table[name].combine_chunks()
         texts = np.array([*column.dictionary.to_pylist(), None], dtype=object)
         codes = pc.fill_null(column.indices, len(texts) - 1).to_numpy()

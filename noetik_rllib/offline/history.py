@@ -8,6 +8,7 @@ import numpy as np
 
 from noetik_rllib.data.interactions import LOCAL_OFFSET_MS, InteractionLog
 from noetik_rllib.data.signals import BINARY_COLUMNS, SIGNALS
+from noetik_rllib.data.spans import beginnings, spans
 from noetik_rllib.state import (
     AGE,
     EVENT_SIZE,
@@ -24,11 +25,9 @@ from noetik_rllib.state import (
 _LOCAL_MONDAY_OFFSET_MS = LOCAL_OFFSET_MS + 3 * 24 * 3_600_000
 
 
-def _spans(first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of the span that each row lies in; ``first`` marks where spans begin."""
-    starts = np.flatnonzero(first)
-    ends = np.append(starts[1:], len(first))
-    return np.repeat(starts, ends - starts), np.repeat(ends, ends - starts)
+def _start_of_span(first: np.ndarray) -> np.ndarray:
+    """Where the span of each row begins, (N,); ``first`` marks where spans begin."""
+    return np.repeat(*spans(first))
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,16 @@ class HistoryIndex:
         self.user_features = user_features
         self.signal_means = signal_means
         n = len(log)
-        new_user = np.ones(n, dtype=bool)
-        new_user[1:] = user_row[1:] != user_row[:-1]
+        new_user = beginnings(user_row)
         gap_ms = np.diff(log.time_ms, prepend=log.time_ms[:1])
         new_request = new_user | (gap_ms > 0)
         new_session = new_user | (gap_ms >= SESSION_GAP_SECONDS * 1000)
-        new_state = new_request.copy()
-        new_state[1:] |= log.tab[1:] != log.tab[:-1]
-        self.user_start, _ = _spans(new_user)
-        self.request_start, self.request_end = _spans(new_request)
-        self.session_start, _ = _spans(new_session)
+        new_state = new_request | beginnings(log.tab)
+        starts, lengths = spans(new_request)
+        self.user_start = _start_of_span(new_user)
+        self.request_start = np.repeat(starts, lengths)
+        self.request_end = np.repeat(starts + lengths, lengths)
+        self.session_start = _start_of_span(new_session)
         #: Rows that share a state: those of one request on one page. ``state_of`` numbers the
         #: state of each row, ``state_rows`` is the first row of each.
         self.state_of = np.cumsum(new_state) - 1

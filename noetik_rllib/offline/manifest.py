@@ -110,6 +110,9 @@ class Manifest(_Strict):
     split: Literal["user", "time"]
     split_time_ms: int | None
     random_in_train: bool
+    #: Videos that the uniform policy draws from, each with the same propensity; None where the
+    #: dataset holds no row of it.
+    random_pool: int | None
     held_out_users: float
     seed: int
     parts: dict[str, Part]

@@ -8,6 +8,8 @@ import numpy as np
 
 from noetik_rllib.data.interactions import InteractionLog
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS, RewardWeights
+from noetik_rllib.data.spans import beginnings, spans
+from noetik_rllib.errors import UserError
 from noetik_rllib.offline.catalog import IdIndex
 from noetik_rllib.offline.dataset import COLUMNS
 from noetik_rllib.offline.episodes import Episodes, cut_episodes
@@ -16,8 +18,10 @@ from noetik_rllib.offline.parquet_pages import Column, Flags, Lists, Repeated, R
 from noetik_rllib.offline.split import PARTS, RANDOM
 from noetik_rllib.state import VIDEO, StateLayout
 
-#: Bits of an episode's number that count the rows of its user before it within the part.
-EPISODE_ROW_BITS = 30
+#: Bits of an episode's number that count the rows of its user before it within the part. The part
+#: takes 2 more and the user's id, below 2^39, the rest of 63: so an episode's number is unique over
+#: all parts, and depends on nothing but its own user's rows.
+EPISODE_ROW_BITS = 22
 _WEIGHTS = RewardWeights().as_array().astype(np.float32)
 
 
@@ -140,9 +144,13 @@ def _columns(
         settings: of all rows.
     """
     log, rows, episodes, n = index.log, cut.rows, cut.episodes, len(cut.rows)
-    user_row = index.user_row[rows]
-    first = np.flatnonzero(np.diff(user_row, prepend=-1))
-    place = np.arange(n) - np.repeat(first, np.diff(np.append(first, n)))
+    user_id = log.user_id[rows]
+    place = np.arange(n) - np.repeat(*spans(beginnings(user_id)))
+    if place.max() >> EPISODE_ROW_BITS:
+        raise UserError(
+            f"user {user_id[place.argmax()]} has over {1 << EPISODE_ROW_BITS:,} rows in part "
+            f"'{PARTS[cut.part]}': the numbers of episodes hold no more; is the user column right?"
+        )
 
     # The state after a row is the user's next one in the part, else the moment after watching.
     state = index.state_of[rows]
@@ -152,8 +160,7 @@ def _columns(
     signals = log.signals[rows]
     propensity = np.where(log.is_random[rows], settings.random_propensity, np.nan)
     columns: dict[str, Column] = {
-        # Unique over all parts; by the user's place among all users of the dataset.
-        "eps_id": (user_row * len(PARTS) + cut.part << EPISODE_ROW_BITS) + place - episodes.step,
+        "eps_id": (user_id * len(PARTS) + cut.part << EPISODE_ROW_BITS) + place - episodes.step,
         "agent_id": Repeated("default_agent", n),
         "module_id": Repeated("default_policy", n),
         "t": episodes.step.astype(np.int32),
@@ -163,7 +170,7 @@ def _columns(
         "new_obs": Lists(states, next_state),
         "terminateds": episodes.terminated,
         "truncateds": episodes.truncated,
-        "user_id": log.user_id[rows],
+        "user_id": user_id,
         "video_id": log.video_id[rows],
         "time_ms": log.time_ms[rows],
         # Of the standard log nobody knows the propensity: not a number, rather than a guess.

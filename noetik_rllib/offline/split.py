@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from noetik_rllib.errors import UserError
+
 #: Share of the standard rows before the split.
 TRAIN_SHARE = 0.8
 
@@ -28,8 +30,9 @@ def user_split_times(
 ) -> np.ndarray:
     """Return the time of each user from which on their rows are test, (num_users,) int64.
 
-    It is the time of the request with which the last 20 % of the user's standard rows begin, to
-    the nearest row: a request is never cut. ``NEVER_MS`` where no row is left for test.
+    Test begins with the request in which the last 20 % of the user's standard rows begin, to the
+    nearest row: a request is never cut. The time is that just after the last row before it, so
+    that when exactly a test row came decides nothing. ``NEVER_MS`` where no row is left for test.
 
     Args:
         user_row: user of each row, (N,), ascending.
@@ -42,8 +45,16 @@ def user_split_times(
     first = np.cumsum(counts) - counts
     kept = np.floor(TRAIN_SHARE * counts + 0.5).astype(np.int64)
     split = np.full(num_users, NEVER_MS, dtype=np.int64)
-    some = kept < counts
-    split[some] = time_ms[standard[(first + kept)[some]]]
+    some = np.flatnonzero(kept < counts)
+    cut = time_ms[standard[(first + kept)[some]]]
+    last = (first + kept)[some] - 1  # the user's last row before the cut, once it is found
+    while True:
+        same = (last >= first[some]) & (time_ms[standard[np.maximum(last, 0)]] == cut)
+        if not same.any():
+            break
+        last -= same
+    before = last >= first[some]
+    split[some] = np.where(before, time_ms[standard[np.maximum(last, 0)]] + 1, cut)
     return split
 
 
@@ -66,10 +77,16 @@ class TimeQuantile:
         self._counts = np.bincount(place, weights=weights).astype(np.int64)
 
     def at(self, share: float) -> int:
-        """Return the latest whole second, in ms, before which at most ``share`` of the rows lie."""
+        """Return the moment, in ms, before which as many whole seconds lie as ``share`` allows.
+
+        It is the end of the last such second, so that when exactly later rows came decides nothing;
+        the first second where even that holds too many.
+        """
         before = np.cumsum(self._counts) - self._counts
         place = np.searchsorted(before, share * self._counts.sum(), side="right") - 1
-        return int(self._seconds[max(place, 0)]) * 1000
+        if place <= 0:
+            return int(self._seconds[0]) * 1000
+        return (int(self._seconds[place - 1]) + 1) * 1000
 
 
 def held_out(user_id: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -105,3 +122,29 @@ def part_of(
     early = time_ms < split_ms[user_row]
     part = np.where(early, np.where(user_held_out[user_row], JUDGE, TRAIN), TEST)
     return np.where(is_random, RANDOM, part).astype(np.int8)
+
+
+def require_parts(sizes: np.ndarray, users: int, split: Split) -> None:
+    """Refuse parts that nothing can do without and that would be empty.
+
+    Args:
+        sizes: rows of each of ``PARTS``, (4,).
+        users: number of all users.
+        split: by which the parts were made.
+
+    Raises:
+        UserError: a part but ``random`` has no row.
+    """
+    advice = {
+        TRAIN: "give a smaller --held-out-users, or another --seed",
+        JUDGE: "give a larger --held-out-users, or another --seed",
+        TEST: "most users have too few rows to cut: give --split time"
+        if split == "user"
+        else "expected rows of more than one moment",
+    }
+    for number, what in advice.items():
+        if not sizes[number]:
+            raise UserError(
+                f"part '{PARTS[number]}' would be empty ({sizes.sum() - sizes[RANDOM]:,} standard "
+                f"rows of {users:,} users): {what}"
+            )

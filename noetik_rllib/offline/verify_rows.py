@@ -216,7 +216,7 @@ class PartCheck:
             # Where random rows were added to train, those of held-out users stay here.
             ok = ~early | held_out if self.part == "random" else ~early
             self._find("split", batch, "time_ms", ok, lambda row: f"{split[row]} or more")
-        owner = user * len(PARTS) + PARTS.index(self.part)
+        owner = c["user_id"] * len(PARTS) + PARTS.index(self.part)
         self._find(
             "episode numbers",
             batch,

@@ -6,36 +6,34 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from noetik_rllib.data.interactions import InteractionLog
 from noetik_rllib.data.mapping import Mapping
-from noetik_rllib.data.reader import SHARD_BYTES, Progress, Source, read_source
+from noetik_rllib.data.reader import Progress, Source, read_source
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.data.spans import beginnings, spans
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, make_directory, write_json
 from noetik_rllib.offline.catalog import CATALOG_NAME, IdIndex
-from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, Users
+from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, Users, foreign_file
 from noetik_rllib.offline.features import ItemTable, UserTable, fit_normaliser
 from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest, SignalMoments, StoredFile
 from noetik_rllib.offline.part_files import PartFiles
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.rows import Block, PartRows, RowSettings, build_rows
 from noetik_rllib.offline.split import (
     JUDGE,
     NEVER_MS,
-    RANDOM,
-    TEST,
     TRAIN,
     TRAIN_SHARE,
-    Split,
     TimeQuantile,
     held_out,
     part_of,
+    require_parts,
     user_split_times,
 )
 from noetik_rllib.state import MAX_VIDEOS, StateLayout
@@ -46,48 +44,6 @@ _ROWS_PER_BLOCK = 131_072
 _READ = 0.35
 #: Rows summed at a time.
 _ROWS_PER_SUM = 1 << 18
-
-Format = Literal["parquet", "json"]
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """How a dataset is made.
-
-    Attributes:
-        history_length: past events in a state; 16 makes a state of 128.
-        episode_steps: longest episode; 10, the length of an environment's episode.
-        split: "user" cuts each user's own last 20 %, so that every user with some rows is in
-            train and in test; "time" cuts at one moment for all.
-        random_in_train: add the uniformly exposed rows before the split, of users that are not
-            held out, to train; the part random then lacks them.
-        held_out_users: share of users kept from training, to fit and start the evaluation's
-            simulator on. A fifth leaves the simulator some thousands of users on KuaiRand-Pure.
-        seed: decides which users are held out.
-        format: "json" writes RLlib's SampleBatch lines to ``json/`` beside the Parquet files.
-        shard_bytes: CSV bytes of the log that are worked on at a time; a larger log goes through
-            a temporary folder.
-    """
-
-    history_length: int = 16
-    episode_steps: int = 10
-    split: Split = "user"
-    random_in_train: bool = False
-    held_out_users: float = 0.2
-    seed: int = 0
-    format: Format = "parquet"
-    shard_bytes: int = SHARD_BYTES
-
-    def __post_init__(self) -> None:
-        StateLayout(self.history_length)  # refuses a length that cannot be
-        if not 0 < self.held_out_users < 1:
-            raise UserError(
-                f"held-out users is {self.held_out_users}: expected a share between 0 and 1"
-            )
-        if self.episode_steps < 1:
-            raise UserError(f"episode steps is {self.episode_steps}: expected at least 1")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: expected 0 or more")
 
 
 def prepare(
@@ -114,11 +70,7 @@ def prepare(
     """
     config = config or PrepareConfig()
     out = Path(out)
-    if out.exists():
-        is_dataset = (out / MANIFEST_NAME).is_file()
-        if not (is_dataset and overwrite) and (not out.is_dir() or any(out.iterdir())):
-            hint = "use --overwrite to replace it" if is_dataset else "choose another --out"
-            raise UserError(f"{out} exists already: {hint}")
+    _check_out(out, Path(source), overwrite=overwrite)
     make_directory(out.parent)  # before the long reading, not after it
 
     def within(low: float, high: float) -> Progress:
@@ -130,18 +82,49 @@ def prepare(
 
         return report
 
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, replace=overwrite) as folder:
         shards = folder / "shards"
         data = read_source(
             source,
             mapping,
             spill_folder=shards,
             shard_bytes=config.shard_bytes,
+            check_items=_check_number,
             progress=within(0.0, _READ),
         )
         manifest = _Preparation(data, config, folder, within(_READ, 1.0)).write()
         data.logs.remove()
         return manifest
+
+
+def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but a dataset, and over that only if it is asked for.
+
+    Raises:
+        UserError: ``out`` is in the way, or something in it is no part of a dataset.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST_NAME).is_file():
+        raise UserError(f"{out} exists already: choose another --out")
+    if not overwrite:
+        raise UserError(f"{out} exists already: use --overwrite to replace it")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{out} holds the source {source}: choose another --out")
+    other = foreign_file(out)
+    if other is not None:
+        raise UserError(
+            f"{out} holds {other}, which is no part of a dataset and would be lost: move it away, "
+            "or choose another --out"
+        )
+
+
+def _check_number(videos: int) -> None:
+    if videos > MAX_VIDEOS:
+        raise UserError(
+            f"{videos:,} videos: a state holds video numbers exactly only up to {MAX_VIDEOS:,}; "
+            "prepare a selection of the users, and of the features file the videos in their logs"
+        )
 
 
 class _Preparation:
@@ -172,14 +155,13 @@ class _Preparation:
             catalog = background.submit(
                 lambda: items.catalog(vocabulary, duration).save(self.folder)
             )
-            pool = self.data.mapping.log.random_pool or len(items)
             settings = RowSettings(
                 layout=StateLayout(self.config.history_length),
                 episode_steps=self.config.episode_steps,
                 user_features=users.features,
                 signal_means=np.array(moments.mean),
                 video_index=self.video_index,
-                random_propensity=1.0 / min(len(items), pool),
+                random_propensity=1.0 / self.random_pool if self.random_pool else np.nan,
                 keep_columns=self.config.format == "json",
             )
             files = self._write_rows(settings)
@@ -200,6 +182,7 @@ class _Preparation:
             split=self.config.split,
             split_time_ms=int(self.split_ms[0]) if self.config.split == "time" else None,
             random_in_train=self.config.random_in_train,
+            random_pool=self.random_pool,
             held_out_users=self.config.held_out_users,
             seed=self.config.seed,
             parts=parts,
@@ -228,7 +211,7 @@ class _Preparation:
     def _find_users(self) -> None:
         """Give every user of the logs and of the features file a row."""
         data = self.data
-        logged = [_runs(log.user_id)[0] for log in data.logs]
+        logged = [log.user_id[beginnings(log.user_id)] for log in data.logs]
         keys = np.zeros(0, dtype=np.int64)
         if data.users is not None and data.mapping.users is not None:
             keys = data.users[data.mapping.users.key].to_numpy()
@@ -238,8 +221,8 @@ class _Preparation:
         self.held_out = held_out(self.user_id, self.config.held_out_users, self.config.seed)
 
     def _user_row(self, log: InteractionLog) -> np.ndarray:
-        users, counts = _runs(log.user_id)
-        return np.repeat(np.searchsorted(self.user_id, users), counts)
+        starts, counts = spans(beginnings(log.user_id))
+        return np.repeat(np.searchsorted(self.user_id, log.user_id[starts]), counts)
 
     def _find_split(self) -> None:
         """Find every user's split time, and with it the part of each row."""
@@ -280,6 +263,7 @@ class _Preparation:
         sizes = np.zeros(4, dtype=np.int64)
         trained = np.zeros(len(featured), dtype=bool)
         unknown: list[list[np.ndarray]] = [[], []]
+        drawn: list[np.ndarray] = []
         self.trained_users = np.zeros(len(self.user_id), dtype=bool)
         for log, part in zip(data.logs, self.parts, strict=True):
             train = part == TRAIN
@@ -288,27 +272,45 @@ class _Preparation:
             place = index.of(log.video_id)
             featured_too = place >= 0
             trained[place[train & featured_too]] = True
+            drawn.append(np.unique(log.video_id[log.is_random]))
             for number, rows in enumerate((~featured_too, train & ~featured_too)):
                 unknown[number].append(np.unique(log.video_id[rows]))
-        self._require(sizes)
+        require_parts(sizes, len(self.user_id), self.config.split)
+        self.random_pool = self._find_pool(len(keys), np.unique(np.concatenate(drawn)))
         every, first = (np.unique(np.concatenate(ids)) for ids in unknown)
         log_only = np.concatenate([first, np.setdiff1d(every, first)])
-        if len(keys) + len(log_only) > MAX_VIDEOS:
-            raise UserError(
-                f"{len(keys) + len(log_only):,} videos: a state holds video numbers exactly only "
-                f"up to {MAX_VIDEOS:,}; restrict the catalogue to the videos of interest"
-            )
+        _check_number(len(keys) + len(log_only))
         items = ItemTable(data.items, data.mapping.items, keys, log_only)
         self.video_index = IdIndex(items.video_id)
         return items, np.concatenate([trained, np.arange(len(log_only)) < len(first)])
 
-    def _require(self, sizes: np.ndarray) -> None:
-        for number, name in ((TRAIN, "train"), (JUDGE, "judge"), (TEST, "test")):
-            if not sizes[number]:
-                raise UserError(
-                    f"the log has too few rows or users for a split: part '{name}' would be empty "
-                    f"({sizes.sum() - sizes[RANDOM]} standard rows, {len(self.user_id)} users)"
-                )
+    def _find_pool(self, featured: int, drawn: np.ndarray) -> int | None:
+        """Say of how many videos the uniform policy drew; None where the log has no such rows.
+
+        Videos that only logs know do not count: which those are, test rows decide too.
+
+        Args:
+            featured: rows of the features file.
+            drawn: distinct videos of the uniformly exposed rows.
+
+        Raises:
+            UserError: nobody says, or it is fewer than were drawn.
+        """
+        if not len(drawn):
+            return None
+        known = [n for n in (self.data.mapping.log.random_pool, featured) if n]
+        pool = self.config.random_pool or (min(known) if known else None)
+        if pool is None:
+            raise UserError(
+                "the log has uniformly exposed rows, but nothing says from how many videos they "
+                "were drawn: give --random-pool, or random_pool in the mapping"
+            )
+        if len(drawn) > pool:
+            raise UserError(
+                f"the uniformly exposed rows show {len(drawn):,} different videos, but were drawn "
+                f"from {pool:,}: expected no more; give the right number as --random-pool"
+            )
+        return pool
 
     def _unknown(self, items: ItemTable) -> dict[str, int]:
         known = self.user_table.known[np.searchsorted(self.user_id, self.logged_users)]
@@ -379,19 +381,13 @@ class _Preparation:
         """
         for log, part in zip(self.data.logs, self.parts, strict=True):
             row = self._user_row(log)
-            first = np.flatnonzero(np.diff(row, prepend=-1))
+            first, _ = spans(beginnings(row))
             early = np.add.reduceat((part == TRAIN) | (part == JUDGE), first, dtype=np.int64)
             number = (np.cumsum(early) - early) // _ROWS_PER_BLOCK
-            starts = first[np.flatnonzero(np.diff(number, prepend=-1))]
+            starts = first[beginnings(number)]
             for start, stop in zip(starts, [*starts[1:], len(log)], strict=True):
                 yield Block(
                     log=log.rows(start, stop),
                     user_row=row[start:stop],
                     part=part[start:stop],
                 )
-
-
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a sorted array and how often each stands there."""
-    starts = np.flatnonzero(np.diff(values, prepend=-1))
-    return values[starts], np.diff(np.append(starts, len(values)))

@@ -120,7 +120,6 @@ CONTENT: dict[str, tuple[str, Change, str]] = {
     "empty file": (LOG, lambda data: b"", f"{LOG} is empty"),
     "empty features": (VIDEOS, lambda data: b"", f"{VIDEOS} is empty"),
     "one line's end": (LOG, lambda data: b"\n", f"{LOG}:1: column 'user_id' is missing"),
-    "header only": (LOG, lines(lambda rows: rows[:1]), f"{LOG}:2: column 'user_id' has no value"),
     "no header": (LOG, lines(lambda rows: rows[1:]), f"{LOG}:1: column 'user_id' is missing"),
     "header in mid-file": (
         LOG,

@@ -13,7 +13,8 @@ from noetik_rllib.data.reader import read_source
 from noetik_rllib.data.signals import SIGNALS, RewardWeights, watch_ratio
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.prepare_config import PrepareConfig
+from noetik_rllib.offline.writer import prepare
 
 LOG = "log_standard_4_08_to_4_21_pure.csv"
 

@@ -20,9 +20,10 @@ from noetik_rllib.data.schema import LOG_COLUMNS
 from noetik_rllib.data.signals import BINARY_COLUMNS, SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import COLUMNS, OfflineDataset
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.split import PARTS
 from noetik_rllib.offline.verify import verify
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.writer import prepare
 from tests.data.broken import LOG, RANDOM, USERS, VIDEOS
 
 #: Bytes that mean something in a CSV file, and some that should not be there.

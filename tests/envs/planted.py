@@ -12,7 +12,8 @@ from noetik_rllib.data.world import SyntheticWorld, WorldConfig
 from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.prepare_config import PrepareConfig
+from noetik_rllib.offline.writer import prepare
 
 #: Large enough to learn from in seconds. Two users of five are held out, and the random log is
 #: large, so that the judge has more than 500 random exposures before the split.

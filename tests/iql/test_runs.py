@@ -15,7 +15,8 @@ import torch
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.prepare_config import PrepareConfig
+from noetik_rllib.offline.writer import prepare
 from noetik_rllib.runs import Run, TrainConfig, train, unfinished
 
 

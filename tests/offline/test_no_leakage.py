@@ -17,8 +17,9 @@ from noetik_rllib.data.reader import read_source
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.offline.dataset import COLUMNS, OfflineDataset
 from noetik_rllib.offline.history import HistoryIndex
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.split import PARTS, TRAIN, Split, part_of, user_split_times
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.writer import prepare
 from noetik_rllib.state import AGE, StateLayout
 
 LAYOUT = StateLayout(history_length=5)
@@ -137,8 +138,11 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def _poison(world: Path, split_ms: dict[int, int]) -> None:
-    """Overwrite every outcome at or after its user's split time in all logs of a world."""
+def _poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> None:
+    """Overwrite every outcome at or after its user's split time in all logs of a world.
+
+    ``origin``: what was shown, and when, too.
+    """
     for path in (world / "data").glob("log_*.csv"):
         with path.open(newline="") as stream:
             header, *rows = list(csv.reader(stream))
@@ -149,13 +153,19 @@ def _poison(world: Path, split_ms: dict[int, int]) -> None:
                     row[header.index(name)] = "1"
                 row[header.index("play_time_ms")] = "999999"
                 row[header.index("tab")] = "7"
+                if origin:
+                    # Other videos: unknown ones, but of the pool where that was drawn from.
+                    drawn = row[header.index("is_rand")] == "1"
+                    row[1] = str((int(row[1]) + 1) % 80 if drawn else 50_000_000 + int(row[1]))
+                    row[time_column] = str(int(row[time_column]) + 6 * 3_600_000)
         with path.open("w", newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 
+@pytest.mark.parametrize("origin", [False, True])
 @pytest.mark.parametrize("split", ["user", "time"])
 def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
-    split: Split, tiny_world: Path, tmp_path: Path
+    split: Split, origin: bool, tiny_world: Path, tmp_path: Path
 ) -> None:
     """Fails if a training row, statistic, vocabulary or feature looks past the split."""
     poisoned = tmp_path / "world"
@@ -163,15 +173,24 @@ def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
     config = PrepareConfig(split=split, random_in_train=True)
     clean = prepare(tiny_world, tmp_path / "clean", config)
     users = OfflineDataset(tmp_path / "clean").users
-    _poison(poisoned, dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True)))
+    split_ms = dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True))
+    _poison(poisoned, split_ms, origin=origin)
     manifest = prepare(poisoned, tmp_path / "dataset", config)
 
     names = ["train", "judge"]
     assert _digests(tmp_path / "dataset", names) == _digests(tmp_path / "clean", names)
-    for name in ("users.parquet", "catalog.parquet"):
-        written, expected = (tmp_path / folder / name for folder in ("dataset", "clean"))
-        assert written.read_bytes() == expected.read_bytes(), name
-    fitted = ("signals", "vocabulary", "user_numeric", "video_duration", "split_time_ms")
+    written, expected = (OfflineDataset(tmp_path / name) for name in ("dataset", "clean"))
+    for name, values in vars(expected.users).items():
+        np.testing.assert_array_equal(getattr(written.users, name), values, err_msg=name)
+    for name, values in vars(expected.catalog).items():
+        # Videos that test rows alone know stand behind the others.
+        known = getattr(written.catalog, name)[: len(expected.catalog)]
+        np.testing.assert_array_equal(known, values, err_msg=name)
+    assert (len(written.catalog) > len(expected.catalog)) == origin
+    fitted = (
+        *("signals", "vocabulary", "user_numeric", "video_duration"),
+        *("split_time_ms", "random_pool"),
+    )
     for name in fitted:
         assert getattr(manifest, name) == getattr(clean, name), name
     # The poison did arrive: otherwise the equalities above would prove nothing.

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from noetik_rllib.cli.main import cli
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.findings import MAX_FINDINGS
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.verify import verify
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.writer import prepare
 from tests.offline.corruptions import (
     JUDGE,
     LINES,
