@@ -82,43 +82,85 @@ def clean(tables: Iterable[pa.Table], mapping: LogFiles) -> tuple[InteractionLog
         mapping: of the log.
     """
     with ThreadPoolExecutor() as threads:
-        raw = _concatenate(threads, list(tables))
-        order = _order(raw[mapping.user], raw[mapping.time.column])
-        repeats = _duplicates(threads, raw, order, mapping)
-        if len(repeats):
-            keep = np.ones(len(order), dtype=bool)
-            keep[repeats] = False
-            order = order[keep]
+        raw = _Raw(tables)
+        columns = _Sorted(raw, _order(raw[mapping.user], raw[mapping.time.column]))
+        keys = (mapping.user, mapping.time.column, mapping.item)
+        columns.keep(dict(zip(keys, threads.map(columns.take, keys), strict=True)))
+        repeats = _duplicates(threads, columns, keys)
+        columns.drop(repeats)
         repairs = {"duplicate_rows_dropped": len(repeats)}
-        log = _log(threads, _Sorted(raw, order), mapping, repairs)
+        log = _log(threads, columns, mapping, repairs)
     return log, repairs
 
 
-class _Sorted:
-    """Columns in the order of the log, each brought into it when it is first asked for."""
+class _Raw:
+    """The columns of some tables, one below the other; each is joined only when it is asked for.
 
-    def __init__(self, raw: dict[str, np.ndarray], order: np.ndarray) -> None:
+    Joining all of them first would touch as much memory again, which takes longer than to sort.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        table = pa.concat_tables(tables)
+        self._chunks = {
+            name: [chunk.to_numpy(zero_copy_only=False) for chunk in table[name].chunks]
+            for name in table.column_names
+        }
+        self.names = list(self._chunks)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        chunks = self._chunks[name]
+        return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int64)
+
+    def at(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return a few rows of a column."""
+        chunks = self._chunks[name]
+        values = np.empty(len(rows), dtype=chunks[0].dtype)
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        place = np.searchsorted(ends, rows, side="right")
+        for number in np.unique(place):
+            mine = np.flatnonzero(place == number)
+            chunk = chunks[number]
+            values[mine] = chunk[rows[mine] - (ends[number] - len(chunk))]
+        return values
+
+
+class _Sorted:
+    """Columns in the order of the log, each brought into it when it is asked for."""
+
+    def __init__(self, raw: _Raw, order: np.ndarray) -> None:
         self._raw = raw
         self._order = order
+        self._kept: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns."""
+        return self._raw.names
+
+    def take(self, name: str) -> np.ndarray:
+        """Bring a column into order."""
         return np.take(self._raw[name], self._order, mode="clip")
 
+    def keep(self, columns: dict[str, np.ndarray]) -> None:
+        """Remember columns that were brought into order."""
+        self._kept.update(columns)
 
-def _concatenate(threads: ThreadPoolExecutor, tables: list[pa.Table]) -> dict[str, np.ndarray]:
-    """Join tables, column by column, letting go of each Arrow column once it is copied."""
-    chunks = {name: [c for t in tables for c in t[name].chunks] for name in tables[0].column_names}
-    tables.clear()
+    def drop(self, places: np.ndarray) -> None:
+        """Leave out the rows at some places."""
+        if len(places):
+            self._order = np.delete(self._order, places)
+            self._kept = {name: np.delete(values, places) for name, values in self._kept.items()}
 
-    def join(name: str) -> np.ndarray:
-        parts = [chunk.to_numpy(zero_copy_only=False) for chunk in chunks.pop(name)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    def __getitem__(self, name: str) -> np.ndarray:
+        kept = self._kept.get(name)
+        return self.take(name) if kept is None else kept
 
-    names = list(chunks)
-    return dict(zip(names, threads.map(join, names), strict=True))
+    def at(self, name: str, places: np.ndarray) -> np.ndarray:
+        """Return a few rows of a column."""
+        return self._raw.at(name, self._order[places])
 
 
 def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -136,27 +178,28 @@ def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 def _duplicates(
-    threads: ThreadPoolExecutor,
-    raw: dict[str, np.ndarray],
-    order: np.ndarray,
-    mapping: LogFiles,
+    threads: ThreadPoolExecutor, columns: _Sorted, keys: tuple[str, str, str]
 ) -> np.ndarray:
-    """Return the places in ``order`` of rows that repeat, in every column, one of their request."""
-    n = len(order)
-    if not n:
+    """Return the places of rows that repeat, in every column, one of their request.
+
+    Args:
+        threads: to work on.
+        columns: all of them.
+        keys: those of the user, the time and the item.
+    """
+    if not len(columns):
         return np.zeros(0, dtype=np.int64)
-    keys = (mapping.user, mapping.time.column, mapping.item)
-    user, time, item = threads.map(lambda name: np.take(raw[name], order, mode="clip"), keys)
+    user, time, item = (columns[name] for name in keys)
     first, size = spans(beginnings(user, time))
-    others = [values for name, values in raw.items() if name not in keys]
+    others = [name for name in columns.names if name not in keys]
 
     def repeats_at(distance: int) -> np.ndarray:
         # Few rows have the same video so shortly before: compare that alone over all rows.
         rows = np.flatnonzero(item[distance:] == item[:-distance]) + distance
         for values in (user, time):
             rows = rows[values[rows] == values[rows - distance]]
-        for values in others:
-            rows = rows[values[order[rows]] == values[order[rows - distance]]]
+        for name in others:
+            rows = rows[columns.at(name, rows) == columns.at(name, rows - distance)]
         return rows
 
     widest = min(int(size.max()) - 1, _MAX_DISTANCE)
@@ -164,10 +207,10 @@ def _duplicates(
     # A request of more rows than any feed shows: compare by sorting instead.
     for number in np.flatnonzero(size > _MAX_DISTANCE + 1):
         rows = first[number] + np.arange(size[number])
-        rows = rows[np.lexsort([rows, item[rows], *(values[order[rows]] for values in others)])]
+        rows = rows[np.lexsort([rows, item[rows], *(columns.at(name, rows) for name in others)])]
         same = item[rows[1:]] == item[rows[:-1]]
-        for values in others:
-            same &= values[order[rows[1:]]] == values[order[rows[:-1]]]
+        for name in others:
+            same &= columns.at(name, rows[1:]) == columns.at(name, rows[:-1])
         repeats.append(rows[1:][same])
     return np.unique(np.concatenate(repeats)) if repeats else np.zeros(0, dtype=np.int64)
 
