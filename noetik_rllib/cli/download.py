@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 from rich.filesize import decimal
@@ -56,6 +59,21 @@ def _byte_bar(what: str) -> Iterator[ByteProgress]:
         yield update_bytes
 
 
+@contextmanager
+def _clean_end() -> Iterator[None]:
+    """Let SIGTERM clear up as Ctrl-C does, then exit with 143, as a shell has it for SIGTERM."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the clearing up
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @click.command(epilog="Example: noetik data download --variant pure")
 @click.option(
     "--variant",
@@ -83,7 +101,7 @@ def download(
 
     The licence is CC BY-SA 4.0. The same command again continues a download that was cut.
     """
-    with _byte_bar("download") as progress:
+    with _clean_end(), _byte_bar("download") as progress:
         try:
             done = source.download(
                 source.VARIANTS[variant],
@@ -94,7 +112,7 @@ def download(
                 progress=progress,
                 remark=lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             err.print("What came is kept: run the same command again to go on.")
             raise
     if as_json:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.data.downloading import ETAG, HALF, PART, Log, contents, names
+import pytest
+
+from tests.data.downloading import ETAG, HALF, ORIGIN, PART, Log, contents, names
 from tests.data.mirror import ARCHIVE, FILES, TOP, Fault, Mirror
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +184,34 @@ def test_ctrl_c_keeps_the_part_and_exits_130(mirror: Mirror, tmp_path: Path) -> 
     again.communicate()
     assert again.returncode == 0
     assert mirror.ranges == [None, f"bytes={len(kept)}-"]
+    assert contents(tmp_path / TOP) == FILES
+
+
+@pytest.mark.parametrize("size", [0, HALF])
+def test_sigterm_clears_up_as_ctrl_c_does(size: int, mirror: Mirror, tmp_path: Path) -> None:
+    """Fails if a supervisor that stops a download leaves a lock or an empty part, or loses one."""
+    mirror.faults = [Fault(stall_after=size)]
+    command = start_command(mirror, tmp_path)
+    assert command.stderr is not None
+    if size:
+        assert "downloading" in command.stderr.readline()
+    assert mirror.asked.wait(60)
+    command.send_signal(signal.SIGTERM)
+    out, complaint = command.communicate()
+    assert command.returncode == 128 + signal.SIGTERM
+    assert out == ""
+    lines = [line for line in complaint.splitlines() if not line.startswith("download: ")]
+    assert [line for line in lines if line] == [
+        "What came is kept: run the same command again to go on."
+    ]
+    assert names(tmp_path) == ([PART, ORIGIN] if size else [])
+    kept = (tmp_path / PART).read_bytes() if size else b""
+    assert kept == ARCHIVE[: len(kept)]
+    assert bool(kept) == bool(size)
+    again = start_command(mirror, tmp_path)
+    again.communicate()
+    assert again.returncode == 0
+    assert mirror.ranges == [None, f"bytes={len(kept)}-" if size else None]
     assert contents(tmp_path / TOP) == FILES
 
 

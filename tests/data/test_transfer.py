@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from noetik_rllib.data.part import Part
 from noetik_rllib.errors import UserError
 from tests.data.downloading import ETAG, HALF, ORIGIN, PART, Log, contents, names, stop_after
 from tests.data.mirror import ARCHIVE, FILES, TOP, Fault, Mirror, make_archive, serve, tiny_variant
@@ -184,6 +185,14 @@ def test_a_whole_part_is_only_checked(mirror: Mirror, tmp_path: Path) -> None:
     assert Log().get(mirror, tmp_path).received_bytes == 0
     assert not mirror.requests
     assert contents(tmp_path / TOP) == FILES
+
+
+def test_a_stop_before_the_part_is_read_costs_nothing(tmp_path: Path) -> None:
+    """Fails if a part of hours counts as empty, and is removed, where nobody has read it yet."""
+    (tmp_path / PART).write_bytes(ARCHIVE[:HALF])
+    with pytest.raises(KeyboardInterrupt), Part(tmp_path / f"{TOP}.tar.gz"):
+        raise KeyboardInterrupt
+    assert (tmp_path / PART).read_bytes() == ARCHIVE[:HALF]
 
 
 @pytest.mark.parametrize("surplus", [0, 1])
