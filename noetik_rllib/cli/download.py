@@ -26,6 +26,7 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data import download as source
 from noetik_rllib.data.transfer import ByteProgress
+from noetik_rllib.state import MAX_VIDEOS
 
 
 @contextmanager
@@ -79,7 +80,8 @@ def _clean_end() -> Iterator[None]:
     "--variant",
     type=click.Choice(list(source.VARIANTS)),
     required=True,
-    help="pure (194 MB unpacked), 1k (4.3 GB) or 27k (46 GB).",
+    help="pure (194 MB unpacked), 1k (4.3 GB) or 27k (46 GB; 'noetik data prepare' "
+    f"refuses it as a whole: it has more than {MAX_VIDEOS:,} videos).",
 )
 @click.option(
     "--out",

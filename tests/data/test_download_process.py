@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from noetik_rllib.cli.main import cli
+from noetik_rllib.state import MAX_VIDEOS
 from tests.data.downloading import ETAG, HALF, ORIGIN, PART, Log, contents, names
 from tests.data.mirror import ARCHIVE, FILES, TOP, Fault, Mirror
 
@@ -159,6 +162,13 @@ def test_the_command_says_what_it_did(mirror: Mirror, tmp_path: Path) -> None:
         "files": len(FILES),
         "unpacked_bytes": size,
     }
+
+
+def test_the_help_says_that_27k_cannot_be_prepared_whole() -> None:
+    """Fails if the user learns of it only with 46 GB on the disk."""
+    shown = CliRunner().invoke(cli, ["data", "download", "--help"], catch_exceptions=False)
+    said = " ".join(shown.stdout.split())
+    assert f"refuses it as a whole: it has more than {MAX_VIDEOS:,} videos" in said
 
 
 def test_ctrl_c_keeps_the_part_and_exits_130(mirror: Mirror, tmp_path: Path) -> None:
