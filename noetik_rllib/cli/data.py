@@ -69,7 +69,7 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     "--source",
     type=PATH,
     required=True,
-    help="Folder of CSV files: KuaiRand (Pure, 1K or 27K), a synthetic world, another log.",
+    help="Folder of CSV files: KuaiRand (Pure, 1K, part of 27K), a synthetic world, another log.",
 )
 @click.option("--out", type=PATH, required=True, help="Dataset to write.")
 @click.option(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 from rich.filesize import decimal
@@ -23,6 +26,7 @@ from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data import download as source
 from noetik_rllib.data.transfer import ByteProgress
+from noetik_rllib.state import MAX_VIDEOS
 
 
 @contextmanager
@@ -56,12 +60,28 @@ def _byte_bar(what: str) -> Iterator[ByteProgress]:
         yield update_bytes
 
 
+@contextmanager
+def _clean_end() -> Iterator[None]:
+    """Let SIGTERM clear up as Ctrl-C does, then exit with 143, as a shell has it for SIGTERM."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the clearing up
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @click.command(epilog="Example: noetik data download --variant pure")
 @click.option(
     "--variant",
     type=click.Choice(list(source.VARIANTS)),
     required=True,
-    help="pure (194 MB unpacked), 1k (4.3 GB) or 27k (46 GB).",
+    help="pure (194 MB unpacked), 1k (4.3 GB) or 27k (46 GB; 'noetik data prepare' "
+    f"refuses it as a whole: it has more than {MAX_VIDEOS:,} videos).",
 )
 @click.option(
     "--out",
@@ -83,7 +103,7 @@ def download(
 
     The licence is CC BY-SA 4.0. The same command again continues a download that was cut.
     """
-    with _byte_bar("download") as progress:
+    with _clean_end(), _byte_bar("download") as progress:
         try:
             done = source.download(
                 source.VARIANTS[variant],
@@ -94,7 +114,7 @@ def download(
                 progress=progress,
                 remark=lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             err.print("What came is kept: run the same command again to go on.")
             raise
     if as_json:

@@ -39,6 +39,8 @@ def report(run: Path, names: tuple[str, ...], as_json: bool) -> None:
         update("writing", len(users) / (len(users) + 1))
         path = write_report(opened, explanations)
     if as_json:
-        click.echo(json.dumps({"report": str(path), "users": users}))
+        # A name, not its number, where the log's ids are texts: --user takes it again.
+        named = dict.fromkeys(one.user_name or one.user_id for one in explanations)
+        click.echo(json.dumps({"report": str(path), "users": list(named)}))
     else:
         click.echo(path)

@@ -8,8 +8,10 @@ import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import SEEK_SET
 from pathlib import Path
 from stat import S_ISGID, S_ISUID
+from typing import BinaryIO
 
 from noetik_rllib.errors import UserError
 
@@ -30,28 +32,26 @@ class _RefusedError(Exception):
     """The archive holds something that no honest one does; the message says what."""
 
 
-class _Bounded:
+class _Bounded(gzip.GzipFile):
     """The unpacked stream as ``tarfile`` reads it, which refuses to go on for ever."""
 
-    def __init__(self, stream: gzip.GzipFile, most: int) -> None:
-        self._stream, self._most = stream, most
+    def __init__(self, raw: BinaryIO, most: int) -> None:
+        super().__init__(fileobj=raw, mode="rb")
+        self._most = most
         #: What was read last.
         self.last = b""
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         # tarfile reads a long name or a comment in one piece, of whatever size the header says.
-        if not 0 <= size <= _BLOCK:
+        if size is None or not 0 <= size <= _BLOCK:
             raise _RefusedError(f"a header of {size} bytes")
-        self.last = self._stream.read(size)
-        self._check(self._stream.tell())
+        self.last = super().read(size)
+        self._check(self.tell())
         return self.last
 
-    def seek(self, position: int) -> int:
-        self._check(position)
-        return self._stream.seek(position)
-
-    def tell(self) -> int:
-        return self._stream.tell()
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        self._check(offset)
+        return super().seek(offset, whence)
 
     def _check(self, position: int) -> None:
         if position > self._most:
@@ -88,9 +88,9 @@ def unpack(
     """
     try:
         total = archive.stat().st_size
-        with archive.open("rb") as raw, gzip.GzipFile(fileobj=raw) as stream:
+        with archive.open("rb") as raw, _Bounded(raw, max_bytes) as stream:
             return _Unpacking(
-                _Bounded(stream, max_bytes),
+                stream,
                 folder,
                 top=top,
                 max_bytes=max_bytes,
@@ -135,7 +135,7 @@ class _Unpacking:
         self._members = self._files = self._size = 0
 
     def run(self) -> Unpacked:
-        with tarfile.open(fileobj=self._stream, mode="r:") as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=self._stream, mode="r:") as tar:
             for member in tar:
                 self._members += 1
                 if self._members > self._max_members:

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -62,11 +63,16 @@ class Column:
         if not (_WHOLE if self.kind == "whole" else _DECIMAL).fullmatch(text):
             return f"is '{text[:40]}'; expected {self._expected()}"
         value = int(text) if self.kind == "whole" else float(text)
-        too_low = self.low is not None and value < self.low
-        too_high = self.high is not None and value > self.high
-        if too_low or too_high or not -(2**63) <= value < 2**63:
+        if self.is_beyond(value) or not -(2**63) <= value < 2**63:
             return f"is {text}; expected {self._expected()}"
         return None
+
+    def is_beyond(self, value: float | None) -> bool:
+        """Whether a number is out of range; a blank (None) is not."""
+        if value is None:
+            return False
+        too_low = self.low is not None and value < self.low
+        return too_low or (self.high is not None and value > self.high)
 
     def _expected(self) -> str:
         noun = {"whole": "a whole number", "decimal": "a number", "text": "a text"}[self.kind]
@@ -221,15 +227,14 @@ class CsvFile:
                     self._refuse(name, first_row + row + 2, complaint)
             if column.low is None and column.high is None:
                 continue
-            bounds = pc.min_max(values).as_py()
-            for bound, wrong in (("min", column.low), ("max", column.high)):
-                value = bounds[bound]
-                if value is None or wrong is None:
-                    continue
-                if value < wrong if bound == "min" else value > wrong:
-                    row = pc.index(values, pa.scalar(value, values.type)).as_py()
-                    complaint = column.complaint(f"{value}") or f"is {value}"
-                    self._refuse(name, first_row + row + 2, complaint)
+            bounds = pc.min_max(values)
+            if any(column.is_beyond(bounds[end].as_py()) for end in ("min", "max")):
+                # Slow, and only after an error: the first line out of range need hold neither.
+                pieces = chain.from_iterable(chunk.to_pylist() for chunk in values.chunks)
+                row, value = next(
+                    (row, value) for row, value in enumerate(pieces) if column.is_beyond(value)
+                )
+                self._refuse(name, first_row + row + 2, column.complaint(f"{value}") or "")
 
     def refuse(self, name: str, row: int, complaint: str) -> NoReturn:
         """Raise the UserError that says what is wrong with a value; rows are counted from 0."""

@@ -169,6 +169,7 @@ def _checked(url: str) -> str:
         pieces = urlsplit(url)
         is_address = pieces.scheme in ("http", "https") and bool(pieces.hostname)
         is_address &= pieces.port != 0 and pieces.username is None
+        (pieces.hostname or "").encode("idna")  # as looking it up would: raises a ValueError
     except ValueError:
         is_address = False
     is_plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#")

@@ -10,6 +10,29 @@ from typing import Literal
 Variant = Literal["pure", "1k", "27k"]
 VARIANTS: tuple[Variant, ...] = ("pure", "1k", "27k")
 
+#: Where a published value comes from, by the tags of ``Target.source``.
+SOURCES: dict[str, str] = {
+    "L": "tables of all rows of 27K: github.com/limings02/kuairand, before commit 185281b",
+    "K": (
+        "all 1,436,609 standard rows of Pure: github.com/Applied-Machine-Learning-Lab/KuaiSim, "
+        "code/preprocess/KuaiRandDataset.ipynb"
+    ),
+    "T": (
+        "all standard rows of 1K: github.com/TommyYoungtc/kuairand-longseq-rec, reports/eda_1k.md"
+    ),
+    "A": (
+        "Pure from 22 April on, exact duplicates dropped: github.com/Aylayan/KuaiRand_Pure, "
+        "funnel_metrics.csv"
+    ),
+    "SM": "Pure: github.com/Sham-Moon/KuaiRand-Analysis, tables P5_01 and P5_03",
+    "G": (
+        "all three variants: github.com/godspeedkil/kuairand_debiased_recommender, "
+        "notebooks/02_versions.ipynb"
+    ),
+    "W": "computed from the 228,329 standard rows of Pure dated 25 April to 8 May",
+    "F": "computed from Pure's feature files",
+}
+
 #: On which folders a statistic published of some variant is measured. 1K is a random sample of
 #: 1,000 users of 27K with all their rows, so what holds per row or per user carries over between
 #: the two; Pure is 27K cut down to 7,583 videos, whose rates differ.
@@ -55,7 +78,8 @@ class Target:
 
     Attributes:
         number: 1 to 30.
-        name, tolerance, source, variant: as published with the statistic.
+        name, tolerance, variant: as published with the statistic.
+        source: tags of ``SOURCES``, with a slash between several.
         figures: the numbers it consists of, in the published order, then bounds without a value.
     """
 

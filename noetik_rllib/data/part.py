@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,8 +63,10 @@ class Part:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Not self.size: stopped before it was read back, a part of hours would look empty.
+        is_empty = os.fstat(self._stream.fileno()).st_size == 0
         self._stream.close()
-        if self.size == 0:
+        if is_empty:
             self.remove()
 
     @property

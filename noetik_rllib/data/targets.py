@@ -1,17 +1,7 @@
 """What makes a log KuaiRand-like: 30 statistics of the real logs, with sources and tolerances.
 
 Every figure is a constant copied from published or computed statistics of the real data; nothing
-is read when the program runs. Sources, by tag:
-
-- L: limings02/kuairand at the parent of 185281b, EDA tables of all of 27K;
-- K: KuaiSim (Applied-Machine-Learning-Lab), code/preprocess/KuaiRandDataset.ipynb, all 1,436,609
-  standard rows of Pure;
-- T: TommyYoungtc/kuairand-longseq-rec, reports/eda_1k.md, all standard rows of 1K;
-- A: Aylayan/KuaiRand_Pure, funnel_metrics.csv, Pure from 22 April on, exact duplicates dropped;
-- SM: Sham-Moon/KuaiRand-Analysis, tables P5_01 and P5_03, Pure;
-- G: godspeedkil/kuairand_debiased_recommender, notebooks/02_versions.ipynb, all three variants;
-- W: computed from the standard rows of Pure dated 25 April to 8 May, 228,329 of them;
-- F: computed from Pure's feature files.
+is read when the program runs. ``figures.SOURCES`` says what the tags of the sources mean.
 """
 
 from __future__ import annotations

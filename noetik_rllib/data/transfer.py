@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import re
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -49,6 +51,9 @@ class Patience:
 
     Attributes:
         attempts: tries in a row that brought nothing new, after which it gives up.
+        first_attempts: as ``attempts``, while nobody is there at all (an unknown host, a refused
+            connection, no network) and nobody has been since the start: most likely a wrong
+            address, or a machine that is offline.
         first_wait: before the second try; it doubles with every further one.
         longest_wait: bound of that doubling.
         longest_retry_after: a server that asks for a longer pause is not waited for.
@@ -57,6 +62,7 @@ class Patience:
     """
 
     attempts: int = 6
+    first_attempts: int = 2
     first_wait: float = 1.0
     longest_wait: float = 60.0
     longest_retry_after: float = 300.0
@@ -67,9 +73,13 @@ class Patience:
 class _TryAgainError(Exception):
     """The transfer stopped, and may well go on the next time; the message says why it stopped."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, is_absent: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        #: Whether nobody was there at all, now or since the start.
+        self.is_absent = is_absent
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -187,10 +197,17 @@ def _persist(transfer: _Transfer, patience: Patience, remark: Remark) -> None:
                 failures, most = 0, transfer.part.size
             failures += 1
             reason, asked = str(interruption), interruption.retry_after or 0.0
+            is_absent = interruption.is_absent
         name = transfer.part.target.name
-        kept = f"{decimal(transfer.part.size)} are kept, run the same command again to go on"
+        kept = "nothing has come, run the same command again"
+        if transfer.part.size:
+            kept = f"{decimal(transfer.part.size)} are kept, run the same command again to go on"
         if asked > patience.longest_retry_after:
             raise UserError(f"{name}: {reason} and asks to wait {asked:.0f} s: {kept} after that")
+        if is_absent and failures >= patience.first_attempts:
+            raise UserError(
+                f"{name}: {reason}, {failures} times in a row: check --url and the network; {kept}"
+            )
         if failures >= patience.attempts:
             raise UserError(f"{name}: {reason}, {failures} times in a row: {kept}")
         pause = min(patience.first_wait * 2 ** (failures - 1), patience.longest_wait)
@@ -214,6 +231,7 @@ class _Transfer:
     ) -> None:
         self.url, self.part = url, part
         self.received = 0
+        self._has_answered = False
         self._host = urlsplit(url).hostname
         self._timeout, self._reserve = timeout, reserve
         self._progress, self._remark = progress, remark
@@ -257,8 +275,11 @@ class _Transfer:
             **self.part.continuation(self.url),
         }
         try:
-            return self._opener.open(Request(self.url, headers=headers), timeout=self._timeout)
+            response = self._opener.open(Request(self.url, headers=headers), timeout=self._timeout)
+            self._has_answered = True
+            return response
         except HTTPError as error:
+            self._has_answered = True
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and self.part.size:
                 return error
             with error:
@@ -270,7 +291,10 @@ class _Transfer:
                     f"{self._host}: its certificate cannot be verified ({reason.verify_message}); "
                     "check the clock and the certificates of this machine, or --url"
                 ) from None
-            raise _TryAgainError(f"{self._host} cannot be reached ({_cause(reason)})") from None
+            raise _TryAgainError(
+                f"{self._host} cannot be reached ({_cause(reason)})",
+                is_absent=_is_absence(reason) and not self._has_answered,
+            ) from None
 
     def _refused(self, code: int, headers: Message[str, str]) -> Exception:
         """What an HTTP status that brings no file means."""
@@ -332,6 +356,13 @@ class _Transfer:
             self.part.append(block)
             self.received += len(block)
             self._progress(f"downloading {self.part.target.name}", self.part.size, size)
+
+
+def _is_absence(error: object) -> bool:
+    """Whether an error says that nobody is there, which seconds of waiting seldom mend."""
+    if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 def _cause(error: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -85,6 +86,15 @@ def combine(folders: Sequence[Sequence[TargetVerdict]]) -> list[TargetVerdict]:
             reason = "; ".join(dict.fromkeys(one.reason for one in verdicts))
         combined.append(TargetVerdict(target, bool(applying), verdict, reason))
     return combined
+
+
+def strict_count(verdicts: Sequence[TargetVerdict]) -> int:
+    """Return how many targets must hold for logs to count as KuaiRand-like.
+
+    Nine in ten of those that apply, rounded up: 27 of the 29 of a Pure and a 1K together, and as
+    large a share of the fewer that apply to one folder.
+    """
+    return math.ceil(sum(one.applies for one in verdicts) * 9 / 10)
 
 
 def _together(parts: Sequence[tuple[Verdict, str]]) -> tuple[Verdict, str]:

@@ -198,6 +198,7 @@ def describe(
         shares[influence.source] += influence.share
     explanation = Explanation(
         user_id=user_id,
+        user_name=keys["users"][user_id] if "users" in keys else None,
         rank=choice.rank,
         video=video,
         candidates=choice.candidates,
@@ -215,6 +216,5 @@ def describe(
         unnamed_share=sum(influence.share for influence in influences[reasons:]),
         gap=float(attribution.gap[row]),
         relative_gap=float(attribution.relative_gap[row]),
-        user_name=keys["users"][user_id] if "users" in keys else None,
     )
     return explanation.model_copy(update={"sentence": write_sentence(explanation)})

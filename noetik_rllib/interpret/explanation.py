@@ -74,6 +74,11 @@ class Explainer:
         none = np.zeros((1, layout.history_length, EVENT_SIZE), dtype=np.float32)
         return layout.pack(self.dataset.users.features[row], none, self.baseline.context[None])[0]
 
+    def _label(self, user_id: int) -> str:
+        """The user's id as the log writes it."""
+        keys = self.dataset.keys.get("users")
+        return str(user_id) if keys is None else keys[user_id]
+
     def _has_events(self, user_id: int) -> bool:
         return any(
             len(self.dataset.load(part, ("user_id",), users=[user_id])["user_id"]) for part in PARTS
@@ -87,8 +92,9 @@ class Explainer:
         count = self.networks.config.num_videos
         if seen.max() >= count:
             raise UserError(
-                f"the history of user {user_id} holds video index {seen.max()}, but the catalogue "
-                f"has {count:,} videos: {self.dataset.directory} is damaged; prepare it again"
+                f"the history of user {self._label(user_id)} holds video index {seen.max()}, but "
+                f"the catalogue has {count:,} videos: {self.dataset.directory} is damaged; "
+                "prepare it again"
             )
         states = np.array(state, dtype=np.float32)[None]
         with torch.no_grad():
@@ -97,7 +103,8 @@ class Explainer:
         choices = choose(logits[0].numpy(), excluded, top_k)
         if not choices:
             raise UserError(
-                f"user {user_id} has just seen all {count:,} videos: none is left to recommend"
+                f"user {self._label(user_id)} has just seen all {count:,} videos: none is left to "
+                "recommend"
             )
         videos = np.array([choice.index for choice in choices])
         attribution = self._attributor.attribute(np.repeat(states, len(videos), axis=0), videos)

@@ -111,6 +111,7 @@ class Explanation(_Frozen):
 
     Attributes:
         user_id: the dataset's id.
+        user_name: the user's id in the log where ids are texts there.
         rank: 1 is the policy's first choice.
         video: what is recommended.
         candidates: number of videos that could be recommended.
@@ -130,10 +131,10 @@ class Explanation(_Frozen):
         gap: sum of the attributions minus (margin - baseline margin): error of the computation.
         relative_gap: ``|gap|`` as a share of the total absolute attribution.
         sentence: the explanation in words.
-        user_name: the user's id in the log where ids are texts there.
     """
 
     user_id: int
+    user_name: str | None = None
     rank: int
     video: Video
     candidates: int
@@ -152,7 +153,6 @@ class Explanation(_Frozen):
     gap: float
     relative_gap: float
     sentence: str = ""
-    user_name: str | None = None
 
     @property
     def user_label(self) -> str:

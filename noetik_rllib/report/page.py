@@ -76,7 +76,7 @@ def _train_command(config: TrainConfig) -> str:
 
 def _commands(run: Run, explanations: Sequence[Explanation]) -> list[str]:
     directory = shlex.quote(str(run.directory))
-    users = list(dict.fromkeys(explanation.user_id for explanation in explanations))
+    users = list(dict.fromkeys(shlex.quote(explanation.user_label) for explanation in explanations))
     return [
         _train_command(run.config),
         f"noetik evaluate {directory}",

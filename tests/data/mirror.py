@@ -84,7 +84,8 @@ class Fault:
 class Mirror:
     """The file served at every path; ``faults`` go to the first requests, one each.
 
-    ``requests`` holds the headers of every request, ``sent`` the bytes of bodies sent for each.
+    ``requests`` holds the headers of every request, ``sent`` the bytes of bodies sent for each;
+    ``asked`` is set from the first request on.
     """
 
     content: bytes = ARCHIVE
@@ -94,6 +95,7 @@ class Mirror:
     url: str = ""
     requests: list[dict[str, str]] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -114,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = len(mirror.requests)
         mirror.requests.append(dict(self.headers.items()))
         mirror.sent.append(0)
+        mirror.asked.set()
         fault = mirror.faults[number] if number < len(mirror.faults) else Fault()
         status, headers, body = self._answer(fault)
         self.send_response(status)

@@ -47,6 +47,18 @@ def field(name: str, value: bytes, line: int = 4) -> tuple[str, Change, str]:
     return LOG, put(line, LOG_COLUMNS.index(name), value), place
 
 
+def several(name: str, values: dict[int, bytes]) -> tuple[str, Change, str]:
+    """Broken fields of one column by line, of which the first must be named with its value."""
+
+    def change(data: bytes) -> bytes:
+        for line, value in values.items():
+            data = put(line, LOG_COLUMNS.index(name), value)(data)
+        return data
+
+    first = min(values)
+    return LOG, change, f"{LOG}:{first}: column '{name}' is {values[first].decode()}; expected"
+
+
 def header(old: bytes, new: bytes) -> Change:
     return lines(lambda rows: [rows[0].replace(old, new), *rows[1:]])
 
@@ -164,6 +176,9 @@ CONTENT: dict[str, tuple[str, Change, str]] = {
     "no date": field("date", b"2022-04-10"),
     "date of another order": field("date", b"10042022"),
     "an hour of 25": field("hourmin", b"2500"),
+    "the first of several out of range": several("hourmin", {9: b"-2", 5: b"2400", 7: b"9999"}),
+    "the first of several above": several("hourmin", {6: b"2400", 8: b"9999"}),
+    "the first of several below": several("hourmin", {6: b"-1", 8: b"-2"}),
     "random row in a standard log": field("is_rand", b"1"),
     "standard row in a random log": (
         RANDOM,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from noetik_rllib.data.figures import VARIANTS, Figure, Variant
 from noetik_rllib.data.measures import Measure, measure
 from noetik_rllib.data.published import read_published
 from noetik_rllib.data.targets import HOURLY_ROWS, TARGETS
-from noetik_rllib.data.verdicts import combine, judge
+from noetik_rllib.data.verdicts import combine, judge, strict_count
 from noetik_rllib.errors import UserError
 
 
@@ -128,6 +129,17 @@ def test_of_two_folders_a_target_holds_if_it_holds_on_each_it_applies_to() -> No
     assert [one.target.number for one in both if one.verdict == "off"] == [7]
 
 
+@pytest.mark.parametrize(
+    ("variants", "needed"),
+    [(("pure",), 18), (("1k",), 15), (("27k",), 16), (("pure", "1k"), 27)],
+)
+def test_strict_can_be_met_by_any_folders(variants: Sequence[Variant], needed: int) -> None:
+    """Fails if --strict asks one folder for targets that do not apply to it, or for too few."""
+    verdicts = combine([judge(as_published(variant), variant) for variant in variants])
+    assert strict_count(verdicts) == needed
+    assert sum(one.verdict == "ok" for one in verdicts) >= needed
+
+
 # --- the measures -------------------------------------------------------------------------------
 
 
@@ -208,8 +220,23 @@ def test_the_exit_code_follows_the_count(tiny_world: Path) -> None:
     assert result["folders"][0]["variant"] == "pure"
     assert check(tiny_world, "--at-least", hold).exit_code == 0
     assert check(tiny_world, "--at-least", hold + 1).exit_code == 1
-    assert check(tiny_world, "--strict").exit_code == 1
+    assert result["needed"] is None
+    assert json.loads(check(tiny_world, "--at-least", 3, "--json").stdout)["needed"] == 3
     assert check(tiny_world, "--strict", "--at-least", hold).exit_code == 0
+    strict = check(tiny_world, "--strict")
+    assert strict.exit_code == 1
+    assert f"{hold} of 20 targets that apply hold; 18 must; off: " in strict.stdout
+
+
+def test_the_json_says_what_its_sources_are(tiny_world: Path) -> None:
+    """Fails if a reader of the JSON cannot tell what an L or a W is."""
+    result = json.loads(check(tiny_world, "--json").stdout)
+    tags = {tag for target in result["targets"] for tag in target["source"].split("/")}
+    assert tags == result["sources"].keys()
+    assert all(
+        "Pure" in text or "1K" in text or "27K" in text or "all three" in text
+        for text in result["sources"].values()
+    )
 
 
 def test_mistakes_are_named(tiny_world: Path, tiny_1k: Path, tmp_path: Path) -> None:

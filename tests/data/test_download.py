@@ -133,6 +133,8 @@ URLS = [
     "http://x/a b",
     "http://x/?token=1",
     "http://ü",
+    "http://x..y",
+    f"http://{'x' * 64}.org",
 ]
 
 

@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.data.downloading import ETAG, HALF, PART, Log, contents, names
+import pytest
+from click.testing import CliRunner
+
+from noetik_rllib.cli.main import cli
+from noetik_rllib.state import MAX_VIDEOS
+from tests.data.downloading import ETAG, HALF, ORIGIN, PART, Log, contents, names
 from tests.data.mirror import ARCHIVE, FILES, TOP, Fault, Mirror
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +164,13 @@ def test_the_command_says_what_it_did(mirror: Mirror, tmp_path: Path) -> None:
     }
 
 
+def test_the_help_says_that_27k_cannot_be_prepared_whole() -> None:
+    """Fails if the user learns of it only with 46 GB on the disk."""
+    shown = CliRunner().invoke(cli, ["data", "download", "--help"], catch_exceptions=False)
+    said = " ".join(shown.stdout.split())
+    assert f"refuses it as a whole: it has more than {MAX_VIDEOS:,} videos" in said
+
+
 def test_ctrl_c_keeps_the_part_and_exits_130(mirror: Mirror, tmp_path: Path) -> None:
     """Fails if stopping a long download loses it, or looks like a success or a crash."""
     mirror.faults = [Fault(stall_after=HALF)]
@@ -182,6 +194,34 @@ def test_ctrl_c_keeps_the_part_and_exits_130(mirror: Mirror, tmp_path: Path) -> 
     again.communicate()
     assert again.returncode == 0
     assert mirror.ranges == [None, f"bytes={len(kept)}-"]
+    assert contents(tmp_path / TOP) == FILES
+
+
+@pytest.mark.parametrize("size", [0, HALF])
+def test_sigterm_clears_up_as_ctrl_c_does(size: int, mirror: Mirror, tmp_path: Path) -> None:
+    """Fails if a supervisor that stops a download leaves a lock or an empty part, or loses one."""
+    mirror.faults = [Fault(stall_after=size)]
+    command = start_command(mirror, tmp_path)
+    assert command.stderr is not None
+    if size:
+        assert "downloading" in command.stderr.readline()
+    assert mirror.asked.wait(60)
+    command.send_signal(signal.SIGTERM)
+    out, complaint = command.communicate()
+    assert command.returncode == 128 + signal.SIGTERM
+    assert out == ""
+    lines = [line for line in complaint.splitlines() if not line.startswith("download: ")]
+    assert [line for line in lines if line] == [
+        "What came is kept: run the same command again to go on."
+    ]
+    assert names(tmp_path) == ([PART, ORIGIN] if size else [])
+    kept = (tmp_path / PART).read_bytes() if size else b""
+    assert kept == ARCHIVE[: len(kept)]
+    assert bool(kept) == bool(size)
+    again = start_command(mirror, tmp_path)
+    again.communicate()
+    assert again.returncode == 0
+    assert mirror.ranges == [None, f"bytes={len(kept)}-" if size else None]
     assert contents(tmp_path / TOP) == FILES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from noetik_rllib.data.part import Part
 from noetik_rllib.errors import UserError
 from tests.data.downloading import ETAG, HALF, ORIGIN, PART, Log, contents, names, stop_after
 from tests.data.mirror import ARCHIVE, FILES, TOP, Fault, Mirror, make_archive, serve, tiny_variant
@@ -185,6 +187,14 @@ def test_a_whole_part_is_only_checked(mirror: Mirror, tmp_path: Path) -> None:
     assert contents(tmp_path / TOP) == FILES
 
 
+def test_a_stop_before_the_part_is_read_costs_nothing(tmp_path: Path) -> None:
+    """Fails if a part of hours counts as empty, and is removed, where nobody has read it yet."""
+    (tmp_path / PART).write_bytes(ARCHIVE[:HALF])
+    with pytest.raises(KeyboardInterrupt), Part(tmp_path / f"{TOP}.tar.gz"):
+        raise KeyboardInterrupt
+    assert (tmp_path / PART).read_bytes() == ARCHIVE[:HALF]
+
+
 @pytest.mark.parametrize("surplus", [0, 1])
 def test_a_part_with_nothing_after_it(surplus: int, mirror: Mirror, tmp_path: Path) -> None:
     """Fails if the answer 416 is an error: it means that the part is whole, or of another file."""
@@ -263,13 +273,40 @@ def test_a_refusal_is_final(status: int, message: str, mirror: Mirror, tmp_path:
 
 
 def test_no_server_is_one_line(tmp_path: Path) -> None:
-    """Fails if a machine that is off is a traceback."""
+    """Fails if a machine that is off is a traceback, or waited for as one that is busy."""
     with serve(Mirror()) as gone:
         pass
     log = Log()
-    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached"):
+    said = r"127\.0\.0\.1 cannot be reached \(Connection refused\), 2 times in a row: check --url"
+    with pytest.raises(UserError, match=said):
         log.get(gone, tmp_path)
+    assert log.waits == [1]
+    assert names(tmp_path) == []
+
+
+def test_an_unknown_host_is_given_up_soon(tmp_path: Path) -> None:
+    """Fails if a mistyped --url keeps the user waiting for half a minute."""
+    log = Log()
+    # RFC 6761, 6.4: no host has a name in .invalid.
+    with pytest.raises(UserError, match=r"nobody\.invalid cannot be reached .* 2 times in a row"):
+        log.get(Mirror(url="http://nobody.invalid"), tmp_path)
+    assert log.waits == [1]
+
+
+def test_a_server_that_goes_away_on_the_way_is_waited_for(tmp_path: Path) -> None:
+    """Fails if a server that restarts in the middle of a download of hours is given up at once."""
+    log = Log()
+    with contextlib.ExitStack() as running:
+        mirror = running.enter_context(serve(Mirror(faults=[Fault(cut_after=HALF)])))
+
+        def wait(seconds: float) -> None:
+            log.waits.append(seconds)
+            running.close()
+
+        with pytest.raises(UserError, match=r"Connection refused.*, 6 times in a row"):
+            log.get(mirror, tmp_path, patience={"wait": wait})
     assert log.waits == [1, 2, 4, 8, 16]
+    assert names(tmp_path) == [PART, ORIGIN]
 
 
 def test_a_redirect_is_followed_with_the_range(mirror: Mirror, tmp_path: Path) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import html
+import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 
+from noetik_rllib.cli.main import cli
 from noetik_rllib.data.mapping import Mapping
+from noetik_rllib.errors import UserError
 from noetik_rllib.interpret import words
+from noetik_rllib.interpret.explanation import explain
 from noetik_rllib.interpret.groups import user_groups
+from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.manifest import Normaliser
+from noetik_rllib.offline.writer import prepare
+from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
 from noetik_rllib.state import CONTEXT_NAMES
 
 FEATURES = [
@@ -149,3 +162,61 @@ def test_the_situation_is_told_in_steps() -> None:
         "hour": clock,
         "weekday": clock,
     }
+
+
+# --- ids that are texts -------------------------------------------------------------------------
+
+
+def named_run(folder: Path, *, repeats: bool) -> Run:
+    """An untrained run on a log whose people and gambles have names."""
+    people = ("Ann", "Bob", "Cy the 3rd", "Dee", "Eve", "Fay", "Gus", "Hal", "Ida", "Jo")
+    rows = [
+        f"{person},g{trial * 7 % 5},{trial},{trial % 2}" for person in people for trial in range(20)
+    ]
+    folder.mkdir()
+    (folder / "log.csv").write_text("\n".join(["person,gamble,trial,accepted", *rows]) + "\n")
+    log = {
+        **mapping(signals={"click": "accepted"}).log.model_dump(exclude_unset=True),
+        "text_ids": ["users", "items"],
+        "repeats": repeats,
+    }
+    named = Mapping.model_validate({"name": "named", "log": log})
+    prepare(folder, folder / "set", mapping=named)
+    dataset = OfflineDataset(folder / "set")
+    torch.manual_seed(0)
+    networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
+    run = folder / "run"
+    run.mkdir()
+    TrainConfig(data=dataset.directory, out=run, iterations=1).save(run)
+    save_policy(run / "policy", networks, dataset.directory)
+    write_progress(run, [{"iteration": 1.0, "gradient_steps": 1.0, "seconds": 1.0}])
+    return Run.open(run)
+
+
+def test_a_user_is_called_what_the_log_calls_them(tmp_path: Path) -> None:
+    """Fails if the text that was asked for is told in the sentence alone, or as its number."""
+    run = named_run(tmp_path / "repeats", repeats=True)
+    arguments = ["explain", str(run.directory), "--user", "Bob", "--json"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    found = json.loads(done.stdout)[0]
+    assert list(found)[:2] == ["user_id", "user_name"]  # beside each other, not after everything
+    assert found["user_name"] == "Bob"
+    assert run.dataset().keys["users"][found["user_id"]] == "Bob"
+    assert found["sentence"].startswith("For user Bob ")
+    done = CliRunner().invoke(
+        cli,
+        ["report", str(run.directory), "--user", "Bob", "--user", "Cy the 3rd", "--json"],
+        catch_exceptions=False,
+    )
+    printed = json.loads(done.stdout)
+    assert printed["users"] == ["Bob", "Cy the 3rd"]
+    page = html.unescape(Path(printed["report"]).read_text(encoding="utf-8"))
+    assert shlex.join(["--user", "Bob", "--user", "Cy the 3rd"]) in page
+    assert f"noetik explain {shlex.quote(str(run.directory))} --user 'Cy the 3rd'" in page
+
+
+def test_a_refusal_calls_a_user_what_the_log_calls_them(tmp_path: Path) -> None:
+    """Fails if a message names a number that the user has never seen."""
+    run = named_run(tmp_path / "once", repeats=False)
+    with pytest.raises(UserError, match="user Bob has just seen all 5 videos"):
+        explain(run, run.dataset().user_of("Bob"))
