@@ -82,7 +82,7 @@ def clean(tables: Iterable[pa.Table], mapping: LogFiles) -> tuple[InteractionLog
     """
     with ThreadPoolExecutor() as threads:
         raw = _concatenate(threads, list(tables))
-        order = _order(raw[mapping.user], raw[mapping.time.column])
+        order = log_order(raw[mapping.user], raw[mapping.time.column])
         repeats = _duplicates(threads, raw, order, mapping)
         if len(repeats):
             keep = np.ones(len(order), dtype=bool)
@@ -120,7 +120,7 @@ def _concatenate(threads: ThreadPoolExecutor, tables: list[pa.Table]) -> dict[st
     return dict(zip(names, threads.map(join, names), strict=True))
 
 
-def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def log_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Return the stable order by (user, time): quick where the rows are a few sorted runs."""
     if not len(user):
         return np.zeros(0, dtype=np.int64)

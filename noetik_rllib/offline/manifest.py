@@ -110,6 +110,8 @@ class Manifest(_Strict):
     split: Literal["user", "time"]
     split_time_ms: int | None
     random_in_train: bool
+    #: Number of videos that the uniform policy draws from; None without uniformly exposed rows.
+    random_pool: int | None
     held_out_users: float
     seed: int
     parts: dict[str, Part]

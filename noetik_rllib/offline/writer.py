@@ -200,6 +200,7 @@ class _Preparation:
             split=self.config.split,
             split_time_ms=int(self.split_ms[0]) if self.config.split == "time" else None,
             random_in_train=self.config.random_in_train,
+            random_pool=min(len(items), pool) if parts["random"].rows else None,
             held_out_users=self.config.held_out_users,
             seed=self.config.seed,
             parts=parts,
