@@ -224,6 +224,17 @@ class StateLayout:
         return low[0], high[0]
 
 
+def encode_time(seconds: np.ndarray) -> np.ndarray:
+    """Return the hour and the day of the week as points on circles, float64 of shape (B, 4).
+
+    Args:
+        seconds: local time (UTC+8) in seconds since a Monday at midnight, (B,).
+    """
+    day = 2 * np.pi * (seconds % DAY_SECONDS) / DAY_SECONDS
+    week = 2 * np.pi * (seconds % WEEK_SECONDS) / WEEK_SECONDS
+    return np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=1)
+
+
 def encode_context(
     *,
     seconds: np.ndarray,
@@ -248,9 +259,7 @@ def encode_context(
         signal_means: mean of each signal in the training part, (9,): the prior of the rates.
     """
     context = np.zeros((len(tab), CONTEXT_SIZE), dtype=np.float32)
-    day = 2 * np.pi * (seconds % DAY_SECONDS) / DAY_SECONDS
-    week = 2 * np.pi * (seconds % WEEK_SECONDS) / WEEK_SECONDS
-    context[:, _TIME] = np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=1)
+    context[:, _TIME] = encode_time(seconds)
     context[np.arange(len(tab)), _TAB.start + tab] = 1.0
     context[:, _RATES] = (signal_sums + RATE_PSEUDO_COUNT * signal_means) / (
         events[:, None] + RATE_PSEUDO_COUNT

@@ -83,7 +83,7 @@ def clean(tables: Iterable[pa.Table], mapping: LogFiles) -> tuple[InteractionLog
     """
     with ThreadPoolExecutor() as threads:
         raw = _Raw(tables)
-        columns = _Sorted(raw, _order(raw[mapping.user], raw[mapping.time.column]))
+        columns = _Sorted(raw, log_order(raw[mapping.user], raw[mapping.time.column]))
         keys = (mapping.user, mapping.time.column, mapping.item)
         columns.keep(dict(zip(keys, threads.map(columns.take, keys), strict=True)))
         repeats = _duplicates(threads, columns, keys)
@@ -163,7 +163,7 @@ class _Sorted:
         return self._raw.at(name, self._order[places])
 
 
-def _order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def log_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Return the stable order by (user, time): quick where the rows are a few sorted runs."""
     if not len(user):
         return np.zeros(0, dtype=np.int64)

@@ -14,7 +14,7 @@ from noetik_rllib.offline.manifest import Normaliser, Vocabulary
 from noetik_rllib.state import USER_SIZE
 
 #: Standardised features are cut here, so that one celebrity does not stretch the scale.
-_CLIP = 10.0
+CLIP = 10.0
 
 
 def fit_normaliser(values: np.ndarray) -> Normaliser:
@@ -108,7 +108,7 @@ class UserTable:
         out = np.zeros((len(self.known), USER_SIZE))
         names = list(feature_names(self.features))
         standard = (self.numbers() - normaliser.mean) / normaliser.std
-        standard = np.nan_to_num(standard).clip(-_CLIP, _CLIP)
+        standard = np.nan_to_num(standard).clip(-CLIP, CLIP)
         done = 0
         for feature in self.features:
             if isinstance(feature, LogNumber | Number):
@@ -247,7 +247,7 @@ class ItemTable:
         unknown = np.isnan(ln_duration)
         scaled = (ln_duration - duration.mean[0]) / duration.std[0]
         numeric = np.zeros((len(self), len(NUMERIC_NAMES)), dtype=np.float32)
-        numeric[:, 0] = np.nan_to_num(scaled).clip(-_CLIP, _CLIP)
+        numeric[:, 0] = np.nan_to_num(scaled).clip(-CLIP, CLIP)
         numeric[:, 1] = unknown
         height, width = (self._number(getattr(mapping, side, None)) for side in ("height", "width"))
         numeric[:, 2] = height > width

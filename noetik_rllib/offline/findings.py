@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from noetik_rllib.offline.manifest import MANIFEST_NAME
+
+#: Differences of a figure that come from summing in another order.
+TOLERANCE = 1e-6
+
 #: More findings than this say no more: the dataset is to be prepared again.
 MAX_FINDINGS = 20
 
@@ -41,3 +46,16 @@ class Findings:
         self.lines.append(message)
         if len(self.lines) >= MAX_FINDINGS:
             raise EnoughError
+
+    def equal(self, name: str, found: object, expected: object, by: str = "the files") -> None:
+        """Compare a figure of the manifest with what something else gives.
+
+        Raises:
+            EnoughError: see ``add``.
+        """
+        self.count("figures of the manifest")
+        same = found == expected
+        if isinstance(found, float) and isinstance(expected, float):
+            same = abs(found - expected) <= TOLERANCE
+        if not same:
+            self.add(name, "", f"{MANIFEST_NAME}: {name} is {found}; expected {expected} by {by}")

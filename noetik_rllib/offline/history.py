@@ -25,6 +25,11 @@ from noetik_rllib.state import (
 _LOCAL_MONDAY_OFFSET_MS = LOCAL_OFFSET_MS + 3 * 24 * 3_600_000
 
 
+def local_seconds(time_ms: np.ndarray) -> np.ndarray:
+    """Seconds of local time since a Monday at midnight, float64 of the input's shape."""
+    return np.asarray((time_ms + _LOCAL_MONDAY_OFFSET_MS) / 1000.0)
+
+
 def _start_of_span(first: np.ndarray) -> np.ndarray:
     """Where the span of each row begins, (N,); ``first`` marks where spans begin."""
     return np.repeat(*spans(first))
@@ -136,7 +141,7 @@ class HistoryIndex:
         has_history = end > user_start
         gap_ms = np.where(has_history, requests.time_ms - log.time_ms[np.maximum(end - 1, 0)], 0)
         context = encode_context(
-            seconds=(requests.time_ms + _LOCAL_MONDAY_OFFSET_MS) / 1000.0,
+            seconds=local_seconds(requests.time_ms),
             tab=log.tab[row],
             signal_sums=self.signal_sums[end] - self.signal_sums[user_start],
             events=(end - user_start).astype(np.float64),

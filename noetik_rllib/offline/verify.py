@@ -6,8 +6,9 @@ It streams over the files, so its memory does not grow with the dataset.
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,22 @@ from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import COLUMNS, KEYS_NAME, USERS_NAME, OfflineDataset
 from noetik_rllib.offline.findings import EnoughError, Findings
 from noetik_rllib.offline.manifest import MANIFEST_NAME, StoredFile
-from noetik_rllib.offline.split import PARTS, held_out
+from noetik_rllib.offline.split import PARTS
 from noetik_rllib.offline.verify_json import JsonLines
-from noetik_rllib.offline.verify_rows import TOLERANCE, Batch, Expected, PartCheck
+from noetik_rllib.offline.verify_rows import Batch, Expected, PartCheck
+from noetik_rllib.offline.verify_states import Fault, RebuiltStates
+from noetik_rllib.offline.verify_tables import TableCheck, check_manifest
 
 #: Rows held at a time: 16 MB of states of 128, twice.
 _ROWS = 16_384
 #: Share of the time that checksums take, for the progress bar.
 _CHECKSUM_SHARE = 0.1
+
+#: Names that a dataset's files may have, the manifest apart.
+_FILES = re.compile(
+    rf"{re.escape(CATALOG_NAME)}|{re.escape(USERS_NAME)}|{re.escape(KEYS_NAME)}"
+    rf"|({'|'.join(PARTS)})/part-\d+\.parquet|json/({'|'.join(PARTS)})/part-\d+\.json"
+)
 
 _CONSTANTS = {"agent_id": "default_agent", "module_id": "default_policy"}
 _TYPES = {
@@ -85,24 +94,57 @@ class _Verification:
         except UserError as error:
             self._add("tables", str(error))
             return
-        self._tables(expected)
+        if not check_manifest(self.manifest, expected.num_videos, self.findings):
+            return  # its figures cannot be compared with any
+        tables = TableCheck(self.dataset, expected, self.findings)
+        keys = KEYS_NAME in self.manifest.files and KEYS_NAME not in self.damaged
+        tables.run(keys=keys)
+        files = {part: self._of_part(part) for part in PARTS}
+        fit = {part: self._fit(part, names) for part, names in files.items()}
+        at_random = np.zeros(expected.num_videos, dtype=bool)
         for part in PARTS:
-            self._part(part, expected)
+            if not fit[part]:
+                continue
+            # Users' rows lie in several parts: with one of them damaged, no history is whole.
+            states = (
+                RebuiltStates(part, expected, self.dataset.directory, files)
+                if all(fit.values())
+                else None
+            )
+            check = self._part(part, files[part], expected, states)
+            if check is None:
+                continue
+            if part == "train":
+                tables.learnt(check.shown)
+            at_random |= check.shown_at_random
+        if all(fit.values()) and not self.damaged:
+            self._random_pool(int(np.count_nonzero(at_random)))
+
+    def _random_pool(self, shown: int) -> None:
+        """Check the pool of the uniform policy against the number of videos that it showed."""
+        pool = self.manifest.random_pool
+        self.findings.count("figures of the manifest")
+        if (pool is None) != (shown == 0) or (pool or 0) < shown:
+            wanted = f"{shown} or more, the videos that it shows" if shown else "None"
+            self._add("random_pool", f"{MANIFEST_NAME}: random_pool is {pool}; expected {wanted}")
+
+    def _of_part(self, part: str) -> list[str]:
+        """Return the Parquet files of a part, in the order in which a dataset is read."""
+        return sorted(name for name in self.manifest.files if name.startswith(f"{part}/"))
+
+    def _fit(self, part: str, names: list[str]) -> bool:
+        """Say whether the files of a part can be looked into."""
+        if not names:
+            self._add("files", f"{MANIFEST_NAME}: files lacks {part}/; expected its files", part)
+        return bool(names) and not self.damaged & set(names) and all(map(self._schema, names))
 
     def _add(self, check: str, message: str, where: str = "") -> None:
         self.findings.add(check, where, message)
 
-    def _equal(self, name: str, found: object, expected: object) -> None:
-        """Compare a figure of the manifest with the one that the files give."""
-        self.findings.count("figures of the manifest")
-        same = found == expected
-        if isinstance(found, float) and isinstance(expected, float):
-            same = abs(found - expected) <= TOLERANCE
-        if not same:
-            self._add(name, f"{MANIFEST_NAME}: {name} is {found}; expected {expected} by the files")
-
     def _files(self) -> None:
         stored, directory = self.manifest.files, self.dataset.directory
+        for name in sorted(name for name in stored if not _FILES.fullmatch(name)):
+            self._add("files", f"{MANIFEST_NAME}: files names {name}; expected no such file", name)
         there = {
             path.relative_to(directory).as_posix()
             for path in directory.rglob("*")
@@ -139,79 +181,54 @@ class _Verification:
             return f"has the CRC-32 {found.crc32}; expected {expected.crc32}"
         return None
 
-    def _tables(self, expected: Expected) -> None:
-        """Check the catalogue and the users against the manifest."""
-        manifest, users = self.manifest, expected.users
-        self._equal("num_videos", manifest.num_videos, expected.num_videos)
-        self._equal("num_users", manifest.num_users, len(users.user_id))
-        self.findings.count("tables", 2)
-        if len(np.unique(self.dataset.catalog.video_id)) != expected.num_videos:
-            self._add("tables", f"{CATALOG_NAME}: column 'video_id' repeats; expected one row each")
-        if (np.diff(users.user_id) <= 0).any():
-            self._add("tables", f"{USERS_NAME}: column 'user_id' does not ascend; expected it to")
-        drawn = held_out(users.user_id, manifest.held_out_users, manifest.seed)
-        wrong = np.flatnonzero(drawn != users.held_out)
-        if len(wrong):
-            row = int(wrong[0])
-            self._add(
-                "held out",
-                f"{USERS_NAME}: row {row}: column 'held_out' is {users.held_out[row]}; expected "
-                f"{drawn[row]} for seed {manifest.seed} and a share of {manifest.held_out_users}",
-            )
-        if manifest.split_time_ms is not None:
-            wrong = np.flatnonzero(users.split_ms != manifest.split_time_ms)
-            if len(wrong):
-                row = int(wrong[0])
-                self._add(
-                    "split",
-                    f"{USERS_NAME}: row {row}: column 'split_ms' is {users.split_ms[row]}; "
-                    f"expected {manifest.split_time_ms}, the manifest's",
-                )
-        if KEYS_NAME in manifest.files and KEYS_NAME not in self.damaged:
-            self._keys(expected)
-
-    def _keys(self, expected: Expected) -> None:
-        """Check that every id stands for a text."""
-        keys = json.loads((self.dataset.directory / KEYS_NAME).read_text(encoding="utf-8"))
-        self.findings.count("tables")
-        ids = {"users": expected.users.user_id, "items": self.dataset.catalog.video_id}
-        for name, known in ids.items():
-            if len(keys[name]) <= known.max():
-                self._add(
-                    "tables",
-                    f"{KEYS_NAME}: {name} has {len(keys[name])} texts; expected {known.max() + 1}",
-                    name,
-                )
-
-    def _part(self, part: str, expected: Expected) -> None:
-        """Check the rows of a part; where a file is damaged, the part is left at that."""
-        names = [name for name in self.manifest.files if name.startswith(f"{part}/")]
-        lines = [name for name in self.manifest.files if name.startswith(f"json/{part}/")]
-        if not names:
-            self._add("files", f"{MANIFEST_NAME}: files lacks {part}/; expected its files", part)
-        if not names or self.damaged & {*names, *lines}:
-            return
+    def _part(
+        self, part: str, names: list[str], expected: Expected, states: RebuiltStates | None
+    ) -> PartCheck | None:
+        """Check the rows of a part; None where they cannot all be read."""
+        lines = sorted(name for name in self.manifest.files if name.startswith(f"json/{part}/"))
+        if self.damaged & set(lines):
+            return None
         check = PartCheck(part, expected, self.findings)
         size = self.dataset.layout.size
         json_lines = (
             JsonLines(self.dataset.directory, lines, size, self.findings) if lines else None
         )
-        for name in names:
-            if not self._schema(name):
-                return
-            for batch in self._batches(name):
-                check.add(batch)
-                if json_lines is not None:
-                    json_lines.compare(batch)
-                self.done += len(batch)
-                share = min(1.0, self.done / self.total)
-                self.progress(f"rows of {part}", _CHECKSUM_SHARE + (1 - _CHECKSUM_SHARE) * share)
-            if name in self.damaged:
-                return
+        # Rebuilding the states takes as long as all else, and needs none of it.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            for name in names:
+                for batch in self._batches(name):
+                    rebuilt = beside.submit(states.compare, batch) if states else None
+                    check.add(batch)
+                    if json_lines is not None:
+                        json_lines.compare(batch)
+                    if rebuilt is not None:
+                        self._states(batch, rebuilt.result())
+                    self._advance(part, len(batch))
+                if name in self.damaged:
+                    return None
         check.close()
         if json_lines is not None:
             json_lines.close()
         self._sizes(part, check)
+        return check
+
+    def _states(self, batch: Batch, faults: list[Fault] | None) -> None:
+        """Report states that the rows of all parts do not make."""
+        if faults is None:
+            return  # rows in disorder, or unreadable, which is reported as that
+        self.findings.count("states rebuilt", len(batch))
+        for fault in faults:
+            self._add(
+                f"states rebuilt {fault.column}",
+                f"{batch.file}: row {batch.first_row + fault.row}: column '{fault.column}' is "
+                f"{fault.found}; expected {fault.expected}",
+                batch.file,
+            )
+
+    def _advance(self, part: str, rows: int) -> None:
+        self.done += rows
+        share = min(1.0, self.done / self.total)
+        self.progress(f"rows of {part}", _CHECKSUM_SHARE + (1 - _CHECKSUM_SHARE) * share)
 
     def _schema(self, name: str) -> bool:
         """Check names, order and types of a file's columns."""
@@ -292,10 +309,12 @@ class _Verification:
         size = self.manifest.parts.get(part)
         for name in ("rows", "users", "episodes"):
             found = None if size is None else getattr(size, name)
-            self._equal(f"parts.{part}.{name}", found, getattr(check, name))
+            self.findings.equal(f"parts.{part}.{name}", found, getattr(check, name))
         if check.rows:
             mean = check.reward_sum / check.rows
-            self._equal(f"logged_reward.{part}", self.manifest.logged_reward.get(part), mean)
+            self.findings.equal(
+                f"logged_reward.{part}", self.manifest.logged_reward.get(part), mean
+            )
         if part == "train" and check.rows:
             self._moments(check)
 
@@ -304,9 +323,9 @@ class _Verification:
         covariance = check.signal_products / check.rows - np.outer(mean, mean)
         stored = self.manifest.signals
         for place, name in enumerate(SIGNALS):
-            self._equal(f"signals.mean of {name}", stored.mean[place], float(mean[place]))
+            self.findings.equal(f"signals.mean of {name}", stored.mean[place], float(mean[place]))
             for other, second in enumerate(SIGNALS):
-                self._equal(
+                self.findings.equal(
                     f"signals.covariance of {name} and {second}",
                     stored.covariance[place][other],
                     float(covariance[place, other]),

@@ -1,5 +1,7 @@
 """Whether the rows of a part are what they should be, batch by batch, in the order of the files.
 
+What their states hold is the matter of ``verify_states``.
+
 Rows are counted from 0 within their file, as PyArrow and pandas count them.
 """
 
@@ -13,15 +15,10 @@ import numpy as np
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
 from noetik_rllib.offline.catalog import IdIndex
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.findings import Findings
+from noetik_rllib.offline.findings import TOLERANCE, Findings
 from noetik_rllib.offline.rows import EPISODE_ROW_BITS
 from noetik_rllib.offline.split import PARTS
-from noetik_rllib.state import AGE, FEEDBACK, VIDEO, WATCH_RATIO, feedback_bits
 
-#: Differences that come from summing in another order.
-TOLERANCE = 1e-6
-#: Of an event's age, a logarithm up to 30 in single precision.
-_AGE_TOLERANCE = 1e-5
 #: Columns that are compared from row to row.
 _SEQUENCE = ("eps_id", "t", "obs", "user_id", "time_ms")
 
@@ -69,9 +66,11 @@ class Expected:
         self.layout = dataset.layout
         self.users = dataset.users
         self.num_videos = len(dataset.catalog)
-        self.low, self.high = dataset.layout.bounds(self.num_videos)
         self.video_index = IdIndex(dataset.catalog.video_id)
         self.weights = dataset.manifest.reward.as_array()
+        pool = dataset.manifest.random_pool
+        #: As it is stored; not a number where the manifest names no pool, or one of nothing.
+        self.propensity = np.float32(1.0 / pool if pool and pool > 0 else np.nan)
 
 
 class PartCheck:
@@ -81,6 +80,7 @@ class PartCheck:
         rows, users, episodes: counted so far.
         reward_sum: of ``rewards``, so far.
         signal_sum, signal_products: sums of the signals (9,) and of their products (9, 9).
+        shown, shown_at_random: which videos rows and uniformly exposed rows show, (videos,) bool.
     """
 
     def __init__(self, part: str, expected: Expected, findings: Findings) -> None:
@@ -89,6 +89,8 @@ class PartCheck:
         self.reward_sum = 0.0
         self.signal_sum = np.zeros(len(SIGNALS))
         self.signal_products = np.zeros((len(SIGNALS), len(SIGNALS)))
+        self.shown = np.zeros(expected.num_videos, dtype=bool)
+        self.shown_at_random = np.zeros(expected.num_videos, dtype=bool)
         self._expected = expected
         self._findings = findings
         # Held back until the row after its last one is known.
@@ -97,7 +99,6 @@ class PartCheck:
     def add(self, batch: Batch) -> None:
         """Check some rows by themselves, and those before them by what follows."""
         signals = np.stack([batch.columns[name] for name in SIGNALS], axis=1).astype(np.float64)
-        self._states(batch)
         self._values(batch, signals)
         self._propensity(batch)
         self._origin(batch)
@@ -151,22 +152,6 @@ class PartCheck:
             f"{_text(found, row)}; expected {wanted}",
         )
 
-    def _states(self, batch: Batch) -> None:
-        low, high = self._expected.low, self._expected.high
-        for name in ("obs", "new_obs"):
-            states = batch.columns[name]
-            inside = (states >= low) & (states <= high)  # not a number is not inside either
-            place = (~inside).argmax(axis=1)
-            bounds = [f"{low[p]:g} to {high[p]:g} at position {p}" for p in np.unique(place)]
-            self._find(
-                "state bounds",
-                batch,
-                name,
-                np.all(inside, axis=1),
-                np.array(bounds)[np.unique(place, return_inverse=True)[1]],
-                found=states[np.arange(len(states)), place],
-            )
-
     def _values(self, batch: Batch, signals: np.ndarray) -> None:
         c, expected = batch.columns, self._expected
         for name in BINARY_SIGNALS:
@@ -188,15 +173,19 @@ class PartCheck:
         )
 
     def _propensity(self, batch: Batch) -> None:
-        value = batch.columns["propensity"]
-        uniform, unknown = (value > 0) & (value <= 1), np.isnan(value)
+        value, manifest = batch.columns["propensity"], self._expected.manifest
+        uniform, unknown = value == self._expected.propensity, np.isnan(value)
+        text = f"{self._expected.propensity:.9g}, 1 / the manifest's random_pool"
         if self.part == "random":
-            ok, text = uniform, "above 0 and at most 1 for a uniformly exposed row"
-        elif self.part == "train" and self._expected.manifest.random_in_train:
-            ok, text = uniform | unknown, "above 0 and at most 1, or nan for a standard row"
+            ok, text = uniform, f"{text}, for a uniformly exposed row"
+        elif self.part == "train" and manifest.random_in_train:
+            ok, text = uniform | unknown, f"{text}, or nan for a standard row"
         else:
             ok, text = unknown, "nan: nobody knows a standard row's"
         self._find("propensities", batch, "propensity", ok, text)
+        inside = (batch.columns["actions"] >= 0) & (batch.columns["actions"] < len(self.shown))
+        self.shown[batch.columns["actions"][inside]] = True
+        self.shown_at_random[batch.columns["actions"][inside & ~unknown]] = True
 
     def _origin(self, batch: Batch) -> None:
         """Check whose rows these are, and on which side of the split they lie."""
@@ -224,11 +213,6 @@ class PartCheck:
             c["eps_id"] >> EPISODE_ROW_BITS == owner,
             lambda row: f"{owner[row]} x 2^{EPISODE_ROW_BITS} and less than 2^{EPISODE_ROW_BITS}",
         )
-        for name in ("obs", "new_obs"):
-            features = c[name][:, self._expected.layout.user]
-            same = (features == users.features[user]).all(axis=1)
-            text = "that of the row's user in users.parquet"
-            self._find("user features", batch, name, same, text, found="another user's")
 
     def _sequence(self, batch: Batch, after: Batch | None) -> None:
         """Check how each row goes on to the one after it."""
@@ -263,7 +247,6 @@ class PartCheck:
             found="another state",
         )
         self._ends(batch, same_user, goes_on, continues)
-        self._events(batch, then["time_ms"], continues)
 
     def _ends(
         self, batch: Batch, same_user: np.ndarray, goes_on: np.ndarray, continues: np.ndarray
@@ -277,38 +260,6 @@ class PartCheck:
         left = ~goes_on & same_user & ~(last_step & continues)
         for name, expected in (("terminateds", left), ("truncateds", ~goes_on & ~left)):
             self._find("ends of episodes", batch, name, c[name] == expected, expected)
-
-    def _events(self, batch: Batch, next_time_ms: np.ndarray, continues: np.ndarray) -> None:
-        """Check that the answer to a row is an event of the state after it, with its age.
-
-        Rows of the same request do not see each other; and of more later events than a state
-        holds, it holds only those.
-        """
-        c = batch.columns
-        rows = np.flatnonzero(~continues | (next_time_ms > c["time_ms"]))
-        events = self._expected.layout.unpack(c["new_obs"][rows]).events
-        own = np.empty((len(rows), 1, events.shape[-1]), dtype=np.float32)
-        own[:, 0, VIDEO] = c["actions"][rows] + 1
-        own[:, 0, WATCH_RATIO] = c["watch_ratio"][rows]
-        flags = np.stack([c[name][rows] for name in BINARY_SIGNALS], axis=1)
-        own[:, 0, FEEDBACK] = feedback_bits(flags)
-        # Where nothing follows, the state is that after watching: its newest events are these.
-        gap = np.maximum(next_time_ms - c["time_ms"], 0)[rows]
-        own[:, 0, AGE] = np.where(continues[rows], np.log1p(gap / 1000.0), events[:, 0, AGE])
-        apart = np.abs(events - own)
-        same = (apart[..., :AGE] == 0).all(axis=2) & (apart[..., AGE] <= _AGE_TOLERANCE)
-        oldest = events[:, -1]
-        full = (oldest[:, VIDEO] > 0) & (oldest[:, AGE] <= own[:, 0, AGE] + _AGE_TOLERANCE)
-        ok = np.ones(len(batch), dtype=bool)
-        ok[rows] = same.any(axis=1) | full
-        self._find(
-            "answers in the next state",
-            batch,
-            "new_obs",
-            ok,
-            lambda row: f"a state with the row's answer to video index {c['actions'][row]}",
-            found="a state without it",
-        )
 
 
 def _text(value: str | np.ndarray, row: int) -> str:

@@ -17,6 +17,7 @@ from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.interpret.explanation import Explainer
 from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.verify import verify
 from noetik_rllib.offline.writer import prepare
 from noetik_rllib.runs import TrainConfig, train
 
@@ -64,6 +65,13 @@ def test_the_counts_are_those_of_the_data_set(dataset: OfflineDataset) -> None:
     means = dict(zip(SIGNALS, manifest.signals.mean, strict=True))
     assert means.pop("click") == pytest.approx(0.25)  # one offer of four
     assert set(means.values()) == {0.0}
+
+
+def test_the_dataset_holds(dataset: OfflineDataset) -> None:
+    """Fails if a dataset without tags, durations or random rows is called wrong."""
+    findings = verify(dataset.directory)
+    assert findings.lines == []
+    assert findings.checked["states rebuilt"] == 8_352 + 1_960 + 2_856
 
 
 def test_each_brand_is_bought_as_often_as_in_the_data_set(dataset: OfflineDataset) -> None:

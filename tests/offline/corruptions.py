@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.history import local_seconds
 from noetik_rllib.offline.manifest import StoredFile
+from noetik_rllib.state import CONTEXT_NAMES, encode_time
 
 TRAIN = "train/part-00000.parquet"
 JUDGE = "judge/part-00000.parquet"
@@ -113,6 +115,59 @@ def flip(state: np.ndarray) -> np.ndarray:
     """Change the least bit of a state's user feature, history or context: the newest age."""
     state[35] = np.nextafter(state[35], np.float32(100))
     return state
+
+
+def context(name: str) -> int:
+    """Position of a context feature in a state of 128."""
+    return 96 + CONTEXT_NAMES.index(name)
+
+
+def put_state(place: int, value: Callable[[Any], Any]) -> Callable[[Rows], None]:
+    """Return a change of a number of a row's obs, and of the new_obs before it, which is equal."""
+
+    def change(rows: Rows) -> None:
+        row = inside(rows)
+        rows["obs"][row, place] = value(rows["obs"][row, place])
+        rows["new_obs"][row - 1] = rows["obs"][row]
+
+    return change
+
+
+def a_millisecond_later(rows: Rows) -> None:
+    """Move a row's time, and what its state tells of the hour and the day of the week."""
+    row = inside(rows)
+    rows["time_ms"][row] += 1
+    rows["obs"][row, 96:100] = encode_time(local_seconds(rows["time_ms"][row : row + 1]))
+    rows["new_obs"][row - 1] = rows["obs"][row]
+
+
+def leave_at_a_cut(rows: Rows) -> None:
+    """Tell a cut after which the user went on as the user's leaving, in a state of its own."""
+    goes_on = rows["user_id"][1:] == rows["user_id"][:-1]
+    cut = int(np.flatnonzero(rows["truncateds"][:-1] & goes_on)[0])
+    rows["terminateds"][cut], rows["truncateds"][cut] = True, False
+    rows["new_obs"][cut, 35] += 1e-3
+
+
+def catalog_number(column: int, value: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Change a numeric feature of a video whose duration is known."""
+
+    def change(rows: Rows) -> None:
+        row = with_duration(rows)
+        rows["numeric"][row, column] = value(rows["numeric"][row, column])
+
+    return in_rows("catalog.parquet", change)
+
+
+def with_duration(rows: Rows) -> int:
+    """A video whose duration is known."""
+    return int(np.flatnonzero(rows["duration_ms"] > 0)[5])
+
+
+def a_file_of_no_part(folder: Path) -> None:
+    """Name a file of no part, and bring it."""
+    (folder / "notes.txt").write_text("x")
+    seal(folder, "notes.txt")
 
 
 def end_otherwise(rows: Rows) -> None:
