@@ -19,6 +19,8 @@ LOCAL_OFFSET_MS = 8 * 3_600_000
 _DAY_MS = 24 * 3_600_000
 #: Rows of one request are compared with each other one distance at a time up to this many.
 _MAX_DISTANCE = 64
+#: Rows whose dates are compared at a time: what is made on the way stays in the cache.
+_ROWS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -264,11 +266,15 @@ def _dated_ahead(date: np.ndarray, time_ms: np.ndarray) -> int:
     """Count rows whose YYYYMMDD is later than the UTC+8 day of their time."""
     if not len(date):
         return 0
-    local_day = (time_ms + LOCAL_OFFSET_MS) // _DAY_MS
-    first, last = int(local_day.min()), int(local_day.max())
+    first, last = ((int(t) + LOCAL_OFFSET_MS) // _DAY_MS for t in (time_ms.min(), time_ms.max()))
     days = np.arange(first, last + 1).astype("datetime64[D]").astype(str)
     number = np.array([int(day.replace("-", "")) for day in days])
-    return int(np.count_nonzero(date > number[local_day - first]))
+    count = 0
+    for start in range(0, len(date), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        local_day = (time_ms[rows] + LOCAL_OFFSET_MS) // _DAY_MS
+        count += int(np.count_nonzero(date[rows] > number[local_day - first]))
+    return count
 
 
 def signal_values(signal: Signal, columns: dict[str, np.ndarray]) -> np.ndarray:
