@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def _aside(path: Path, kind: str = "part") -> Path:
     return path.with_name(f".{path.name}.{host}.{os.getpid()}.{unique}.{kind}")
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of folders that were to become ``path``."""
     start = f".{path.name}.{socket.gethostname()}."
     name = re.compile(re.escape(start) + r"(\d+)\.[0-9a-f]{8}\.part")
@@ -86,7 +86,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, *, replace: bool = True, check: Callable[[], None] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder to fill; it takes the place of ``path`` on success only.
 
     A killed process leaves its temporary folder, ``.NAME.<host>.<process>.<number>.part``; the next
@@ -95,18 +97,21 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
     Args:
         path: folder to write.
         replace: whether a folder that is there by then, and not empty, gives way.
+        check: called just before it gives way; it may raise instead.
 
     Raises:
         UserError: nothing can be written there, the disk is full, or something is in the way.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # of a link, the target is replaced
     make_directory(path.parent)
-    _remove_stale(path)
+    remove_stale(path)
     part = _aside(path)
     make_directory(part)
     try:
         yield part
         if replace:
+            if check is not None:
+                check()
             replace_directory(part, path)
         else:
             part.replace(path)  # refused by the system unless the name is free or an empty folder

@@ -12,6 +12,7 @@ from noetik_rllib.cli.check import check
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.download import download
+from noetik_rllib.cli.errors import clean_end
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.cli.verify import verify
 from noetik_rllib.data.signals import SIGNALS
@@ -51,6 +52,7 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
         raise UserError(f"{out} exists already: choose another --out, or remove it")
     world = SyntheticWorld(replace(config, seed=seed))
     with (
+        clean_end(),
         progress_bar("synthetic world") as update,
         atomic_directory(out, replace=False) as part,
     ):
@@ -152,7 +154,7 @@ def prepare_command(
         seed=seed,
         format="json" if file_format == "json" else "parquet",
     )
-    with progress_bar("prepare") as update:
+    with clean_end(), progress_bar("prepare") as update:
         manifest = prepare(
             source,
             out,

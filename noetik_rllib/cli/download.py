@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 from rich.filesize import decimal
@@ -23,6 +20,7 @@ from rich.progress import (
 
 from noetik_rllib.cli.console import err, progress_bar
 from noetik_rllib.cli.console import out as console
+from noetik_rllib.cli.errors import clean_end
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data import download as source
 from noetik_rllib.data.transfer import ByteProgress
@@ -60,21 +58,6 @@ def _byte_bar(what: str) -> Iterator[ByteProgress]:
         yield update_bytes
 
 
-@contextmanager
-def _clean_end() -> Iterator[None]:
-    """Let SIGTERM clear up as Ctrl-C does, then exit with 143, as a shell has it for SIGTERM."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the clearing up
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @click.command(epilog="Example: noetik data download --variant pure")
 @click.option(
     "--variant",
@@ -103,7 +86,7 @@ def download(
 
     The licence is CC BY-SA 4.0. The same command again continues a download that was cut.
     """
-    with _clean_end(), _byte_bar("download") as progress:
+    with clean_end(), _byte_bar("download") as progress:
         try:
             done = source.download(
                 source.VARIANTS[variant],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -30,3 +33,18 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     sys.exit(0)
+
+
+@contextmanager
+def clean_end() -> Iterator[None]:
+    """Let SIGTERM clear up as Ctrl-C does, then exit with 143, as a shell has it for SIGTERM."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the clearing up
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

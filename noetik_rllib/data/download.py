@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from noetik_rllib.data.transfer import (
     file_md5,
 )
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, make_directory
+from noetik_rllib.io import atomic_directory, make_directory, remove_stale
 
 #: Where the authors publish the archives: record 10439422, CC BY-SA 4.0.
 ZENODO = "https://zenodo.org/records/10439422/files"
@@ -123,9 +122,7 @@ def download(
     _check_folder(folder, overwrite=overwrite)
     make_directory(out)
     with _alone(out / f".{variant.folder}.lock"):
-        # Of processes killed while they unpacked; see noetik_rllib.io for the name.
-        for stray in out.glob(f".{variant.folder}.????????.part"):
-            shutil.rmtree(stray, ignore_errors=True)
+        remove_stale(folder)  # before the room is measured
         check_room(out, variant.unpacked_bytes, f"what {variant.archive} unpacks to")
         was_there = archive.exists()
         received = 0

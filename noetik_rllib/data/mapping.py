@@ -45,7 +45,8 @@ class LogFiles(Strict):
     Attributes:
         standard: glob patterns of files whose items a policy of unknown propensities chose.
         random: patterns of files whose items were drawn uniformly.
-        random_pool: number of items that those were drawn from; all of them where not given.
+        random_pool: number of items that those were drawn from; if not given, or larger, the rows
+            of the items file.
         schema_columns: every column of the file, in order, where the layout is fixed; the file's
             first line must then be exactly that.
         user, item: ids: whole numbers, or any text where ``text_ids`` names them.

@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 
 from noetik_rllib.data.csv_table import CsvFile, distinct
 from noetik_rllib.data.interactions import InteractionLog, run_breaks
-from noetik_rllib.data.layout import feature_columns, find_folder, log_columns, matching, to_ms
+from noetik_rllib.data.layout import (
+    MAX_ID,
+    feature_columns,
+    find_folder,
+    log_columns,
+    matching,
+    to_ms,
+)
 from noetik_rllib.data.mapping import ItemFiles, Mapping, kuairand
 from noetik_rllib.data.schema import MAX_TAGS, SourceFile
 from noetik_rllib.data.shards import Spill
@@ -44,8 +51,7 @@ class Source:
         users, items: the features, as read; None where the mapping names no file.
         sources: the files, with their rows and checksums.
         repairs: how often what was repaired or noticed.
-        keys: what ids stand for where the files hold texts, of "users" and "items": id i is
-            text i.
+        keys: what ids stand for where the files hold texts, of "users" and "items": id -> text.
     """
 
     mapping: Mapping
@@ -54,7 +60,7 @@ class Source:
     items: pa.Table | None
     sources: list[SourceFile]
     repairs: dict[str, int]
-    keys: dict[str, list[str]] = field(default_factory=dict)
+    keys: dict[str, dict[int, str]] = field(default_factory=dict)
 
     @property
     def log(self) -> InteractionLog:
@@ -250,23 +256,33 @@ class _Reading:
 
 
 class _TextIds:
-    """Numbers for texts, in the order of their first appearance."""
+    """Numbers for texts: 39 bits of their BLAKE2b hash.
+
+    A hash, not the order of appearance: no text that later rows bring moves another's number. Of
+    two texts with the same hash (a million texts have a chance of one half) the second gets the
+    next free number.
+    """
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self.keys: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def _number(self, text: str) -> int:
+        if text not in self._numbers:
+            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            number = int.from_bytes(digest, "little") & MAX_ID
+            while number in self.keys:
+                number = (number + 1) & MAX_ID
+            self._numbers[text] = number
+            self.keys[number] = text
+        return self._numbers[text]
 
     def encode(self, table: pa.Table, name: str) -> pa.Table:
         """Put numbers in the place of a column's texts."""
         texts = table[name].combine_chunks().dictionary_encode()
-        values = texts.dictionary.to_pylist()
-        numbers = [self.numbers.setdefault(value, len(self.numbers)) for value in values]
+        numbers = [self._number(text) for text in texts.dictionary.to_pylist()]
         codes = np.array(numbers, dtype=np.int64)[texts.indices.to_numpy()]
         return table.set_column(table.column_names.index(name), name, pa.array(codes))
-
-    @property
-    def keys(self) -> list[str]:
-        """The texts, in the order of their numbers."""
-        return list(self.numbers)
 
 
 def _check_unique(

@@ -160,7 +160,7 @@ def describe(
     counts: Normaliser,
     reasons: int = REASONS,
     mapping: Mapping | None = None,
-    keys: Dict[str, Sequence[str]] | None = None,
+    keys: Dict[str, Dict[int, str]] | None = None,
 ) -> Explanation:
     """Turn numbers into an explanation; the same numbers give the same explanation.
 
@@ -180,7 +180,7 @@ def describe(
     """
     mapping, keys = mapping or kuairand(), keys or {}
     tagged = mapping.items is not None and mapping.items.tags is not None
-    video_of = partial(Video.of, catalog, tagged=tagged, keys=keys.get("items", ()))
+    video_of = partial(Video.of, catalog, tagged=tagged, keys=keys.get("items", {}))
     video = video_of(choice.index)
     events = _events(layout, state, video_of, video)
     influences = _influences(

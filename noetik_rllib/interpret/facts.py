@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -40,7 +40,12 @@ class Video(_Frozen):
 
     @classmethod
     def of(
-        cls, catalog: Catalog, index: int, *, tagged: bool = True, keys: Sequence[str] = ()
+        cls,
+        catalog: Catalog,
+        index: int,
+        *,
+        tagged: bool = True,
+        keys: Mapping[int, str] | None = None,
     ) -> Video:
         """Look a video up by its dense index.
 

@@ -40,7 +40,7 @@ ORIGIN_COLUMNS = ("user_id", "video_id", "time_ms", "propensity")
 COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
 
 USERS_NAME = "users.parquet"
-#: What ids stand for where a log's ids are texts: id i is text i.
+#: What ids stand for where a log's ids are texts: of "users" and "items", id -> text.
 KEYS_NAME = "keys.json"
 _PART_FILE = re.compile(rf"(json/)?({'|'.join(PARTS)})/part-\d+\.(parquet|json)")
 
@@ -75,6 +75,18 @@ class Users:
         """Read ``directory/users.parquet``."""
         table = pq.read_table(directory / USERS_NAME)
         return cls(**{name: column_to_numpy(table[name]) for name in cls.__dataclass_fields__})
+
+
+def is_dataset(directory: Path) -> bool:
+    """Say whether a folder holds a dataset, of whatever version and condition."""
+    try:
+        content = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except ValueError:
+        # Damaged; what else is there says whose it was.
+        return (directory / CATALOG_NAME).is_file() and (directory / USERS_NAME).is_file()
+    except OSError:
+        return False
+    return isinstance(content, dict) and "layout_version" in content
 
 
 def foreign_file(directory: Path) -> Path | None:
@@ -128,15 +140,18 @@ class OfflineDataset:
             return Users.load(self.directory)
 
     @cached_property
-    def keys(self) -> dict[str, list[str]]:
-        """Texts that the ids of "users" and "items" stand for: id i is text i; {} for numbers."""
+    def keys(self) -> dict[str, dict[int, str]]:
+        """Texts that the ids of "users" and "items" stand for, id -> text; {} for numbers."""
         path = self.directory / KEYS_NAME
         if not self.manifest.mapping.log.text_ids:
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return {name: content[name] for name in self.manifest.mapping.log.text_ids}
-        except (OSError, ValueError, KeyError) as error:
+            return {
+                name: {int(number): str(text) for number, text in content[name].items()}
+                for name in self.manifest.mapping.log.text_ids
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; prepare the dataset again") from None
 
     def user_of(self, text: str) -> int:
@@ -150,9 +165,11 @@ class OfflineDataset:
             if not (text.isascii() and text.isdecimal()) or int(text) > MAX_ID:
                 raise UserError(f"user '{text}': expected a whole number from 0 to {MAX_ID}")
             return int(text)
-        if text not in known:
-            raise UserError(f"user '{text}' is not in {self.directory}.{did_you_mean(text, known)}")
-        return known.index(text)
+        found = [number for number, own in known.items() if own == text]
+        if not found:
+            names = list(known.values())
+            raise UserError(f"user '{text}' is not in {self.directory}.{did_you_mean(text, names)}")
+        return found[0]
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[None]:

@@ -8,10 +8,10 @@ import json
 import zlib
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from noetik_rllib.data.mapping import Mapping
 from noetik_rllib.data.schema import SourceFile
@@ -21,6 +21,8 @@ from noetik_rllib.io import write_json
 from noetik_rllib.state import LAYOUT_VERSION, StateLayout
 
 MANIFEST_NAME = "manifest.json"
+#: Most videos of a uniform policy's pool: a propensity far above the smallest float32.
+MAX_POOL = 10**9
 
 
 class _Strict(BaseModel):
@@ -61,7 +63,7 @@ class SignalMoments(_Strict):
 class Vocabulary(_Strict):
     """Values of the categorical video features that occur in ``train/``; code 0 is 'other'."""
 
-    tags: list[int]
+    tags: list[Annotated[int, Field(ge=0, lt=2**31)]]
     video_types: list[str]
     upload_types: list[str]
 
@@ -112,9 +114,9 @@ class Manifest(_Strict):
     random_in_train: bool
     #: Videos that the uniform policy draws from, each with the same propensity; None where the
     #: dataset holds no row of it.
-    random_pool: int | None
+    random_pool: int | None = Field(ge=1, le=MAX_POOL)
     held_out_users: float
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     parts: dict[str, Part]
     reward: RewardWeights
     signals: SignalMoments

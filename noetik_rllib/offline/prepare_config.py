@@ -7,6 +7,7 @@ from typing import Literal
 
 from noetik_rllib.data.reader import SHARD_BYTES
 from noetik_rllib.errors import UserError
+from noetik_rllib.offline.manifest import MAX_POOL
 from noetik_rllib.offline.split import Split
 from noetik_rllib.state import StateLayout
 
@@ -54,5 +55,5 @@ class PrepareConfig:
             raise UserError(f"episode steps is {self.episode_steps}: expected at least 1")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: expected 0 or more")
-        if self.random_pool is not None and self.random_pool < 1:
-            raise UserError(f"random pool is {self.random_pool}: expected at least 1 video")
+        if self.random_pool is not None and not 1 <= self.random_pool <= MAX_POOL:
+            raise UserError(f"random pool is {self.random_pool}: expected 1 to {MAX_POOL:,} videos")

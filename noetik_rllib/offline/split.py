@@ -30,9 +30,10 @@ def user_split_times(
 ) -> np.ndarray:
     """Return the time of each user from which on their rows are test, (num_users,) int64.
 
-    Test begins with the request in which the last 20 % of the user's standard rows begin, to the
-    nearest row: a request is never cut. The time is that just after the last row before it, so
-    that when exactly a test row came decides nothing. ``NEVER_MS`` where no row is left for test.
+    The first 80 % of the user's standard rows, to the nearest row, are before it, and with the last
+    of them its whole request. The time is that just after that request, so that it follows from a
+    row before it, and when exactly a later one came decides nothing. ``NEVER_MS`` where 80 % are
+    all of the rows.
 
     Args:
         user_row: user of each row, (N,), ascending.
@@ -46,15 +47,7 @@ def user_split_times(
     kept = np.floor(TRAIN_SHARE * counts + 0.5).astype(np.int64)
     split = np.full(num_users, NEVER_MS, dtype=np.int64)
     some = np.flatnonzero(kept < counts)
-    cut = time_ms[standard[(first + kept)[some]]]
-    last = (first + kept)[some] - 1  # the user's last row before the cut, once it is found
-    while True:
-        same = (last >= first[some]) & (time_ms[standard[np.maximum(last, 0)]] == cut)
-        if not same.any():
-            break
-        last -= same
-    before = last >= first[some]
-    split[some] = np.where(before, time_ms[standard[np.maximum(last, 0)]] + 1, cut)
+    split[some] = time_ms[standard[(first + kept)[some] - 1]] + 1
     return split
 
 
@@ -77,16 +70,13 @@ class TimeQuantile:
         self._counts = np.bincount(place, weights=weights).astype(np.int64)
 
     def at(self, share: float) -> int:
-        """Return the moment, in ms, before which as many whole seconds lie as ``share`` allows.
+        """Return the end, in ms, of the second with which ``share`` of the rows or more has come.
 
-        It is the end of the last such second, so that when exactly later rows came decides nothing;
-        the first second where even that holds too many.
+        It follows from the rows before it: when exactly later ones came decides nothing.
         """
-        before = np.cumsum(self._counts) - self._counts
-        place = np.searchsorted(before, share * self._counts.sum(), side="right") - 1
-        if place <= 0:
-            return int(self._seconds[0]) * 1000
-        return (int(self._seconds[place - 1]) + 1) * 1000
+        until = np.cumsum(self._counts)
+        place = np.searchsorted(until, share * until[-1])
+        return (int(self._seconds[place]) + 1) * 1000
 
 
 def held_out(user_id: np.ndarray, share: float, seed: int) -> np.ndarray:

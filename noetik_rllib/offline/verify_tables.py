@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from noetik_rllib.data.forms import LogNumber, Number
 from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.errors import UserError
 from noetik_rllib.offline.catalog import CATALOG_NAME, NUMERIC_NAMES, Catalog
 from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, OfflineDataset
 from noetik_rllib.offline.features import CLIP, fit_normaliser
@@ -171,14 +170,20 @@ class TableCheck:
 
     def _keys(self) -> None:
         """Check that every id stands for a text."""
-        keys = json.loads((self.dataset.directory / KEYS_NAME).read_text(encoding="utf-8"))
         self.findings.count("tables")
+        try:
+            keys = self.dataset.keys
+        except UserError as error:
+            self._add("tables", str(error), KEYS_NAME)
+            return
         ids = {"users": self.users.user_id, "items": self.catalog.video_id}
-        for name in self.manifest.mapping.log.text_ids:
-            texts, number = len(keys.get(name, [])), int(ids[name].max()) + 1
-            if texts < number:
+        for name, texts in keys.items():
+            missing = [number for number in ids[name].tolist() if number not in texts]
+            if missing:
                 self._add(
-                    "tables", f"{KEYS_NAME}: {name} has {texts} texts; expected {number}", name
+                    "tables",
+                    f"{KEYS_NAME}: {name} lacks {missing[0]}; expected a text for every id",
+                    name,
                 )
 
     def learnt(self, shown: np.ndarray) -> None:
@@ -228,9 +233,7 @@ def check_manifest(manifest: Manifest, num_videos: int, findings: Findings) -> b
     equal(f"files with {KEYS_NAME}", KEYS_NAME in manifest.files, texts, "the mapping's text_ids")
     bounds = {
         "episode_steps": (manifest.episode_steps, 1, None),
-        "seed": (manifest.seed, 0, None),
         "held_out_users": (manifest.held_out_users, 0, 1),
-        "random_pool": (manifest.random_pool, 1, None),
     }
     for name, (value, low, high) in bounds.items():
         findings.count("figures of the manifest")

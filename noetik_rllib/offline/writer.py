@@ -19,9 +19,9 @@ from noetik_rllib.data.spans import beginnings, spans
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, make_directory, write_json
 from noetik_rllib.offline.catalog import CATALOG_NAME, IdIndex
-from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, Users, foreign_file
+from noetik_rllib.offline.dataset import KEYS_NAME, USERS_NAME, Users, foreign_file, is_dataset
 from noetik_rllib.offline.features import ItemTable, UserTable, fit_normaliser
-from noetik_rllib.offline.manifest import MANIFEST_NAME, Manifest, SignalMoments, StoredFile
+from noetik_rllib.offline.manifest import Manifest, SignalMoments, StoredFile
 from noetik_rllib.offline.part_files import PartFiles
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.rows import Block, PartRows, RowSettings, build_rows
@@ -70,7 +70,8 @@ def prepare(
     """
     config = config or PrepareConfig()
     out = Path(out)
-    _check_out(out, Path(source), overwrite=overwrite)
+    check = partial(_check_out, out, Path(source), overwrite=overwrite)
+    check()
     make_directory(out.parent)  # before the long reading, not after it
 
     def within(low: float, high: float) -> Progress:
@@ -82,7 +83,7 @@ def prepare(
 
         return report
 
-    with atomic_directory(out, replace=overwrite) as folder:
+    with atomic_directory(out, replace=overwrite, check=check) as folder:
         shards = folder / "shards"
         data = read_source(
             source,
@@ -105,7 +106,7 @@ def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / MANIFEST_NAME).is_file():
+    if not is_dataset(out):
         raise UserError(f"{out} exists already: choose another --out")
     if not overwrite:
         raise UserError(f"{out} exists already: use --overwrite to replace it")
@@ -297,9 +298,14 @@ class _Preparation:
             UserError: nobody says, or it is fewer than were drawn.
         """
         if not len(drawn):
+            if self.config.random_pool is not None:
+                raise UserError("the log has no uniformly exposed row: leave out --random-pool")
             return None
-        known = [n for n in (self.data.mapping.log.random_pool, featured) if n]
-        pool = self.config.random_pool or (min(known) if known else None)
+        named = self.data.mapping.log.random_pool
+        if self.data.items is not None:
+            # A features file without a row says nothing, and less than a mapping made for a whole.
+            named = min(named or featured, featured) or None
+        pool = self.config.random_pool or named
         if pool is None:
             raise UserError(
                 "the log has uniformly exposed rows, but nothing says from how many videos they "

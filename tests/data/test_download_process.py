@@ -120,11 +120,15 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(
 
 #: The command itself, with the tiny archive published under the name of Pure.
 COMMAND = """
+import signal
+
 from noetik_rllib.cli.main import main
 from noetik_rllib.data.download import VARIANTS
 from tests.data.mirror import tiny_variant
 
 VARIANTS["pure"] = tiny_variant()
+# A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
 

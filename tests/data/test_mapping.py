@@ -17,6 +17,7 @@ from noetik_rllib.data.reader import Source, read_source
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
 from noetik_rllib.state import USER_NAMES
 
@@ -231,10 +232,15 @@ def test_text_ids_are_numbered_and_kept(text_ids: list[str], tmp_path: Path) -> 
         | {"users": with_features({"number": "age", "name": "age"})["users"]},
         tmp_path,
     )
-    manifest = prepare(tmp_path, tmp_path / "out", mapping=mapping)
+    # Ten users: a share of a half leaves some on either side, whatever their numbers.
+    config = PrepareConfig(held_out_users=0.5)
+    manifest = prepare(tmp_path, tmp_path / "out", config, mapping=mapping)
     dataset = OfflineDataset(tmp_path / "out")
     assert list(dataset.keys) == text_ids
-    assert json.loads((tmp_path / "out" / "keys.json").read_text()) == dataset.keys
+    written = json.loads((tmp_path / "out" / "keys.json").read_text())
+    assert {n: list(texts.values()) for n, texts in written.items()} == {
+        n: list(texts.values()) for n, texts in dataset.keys.items()
+    }
     assert "keys.json" in manifest.files
     mean, std = manifest.user_numeric.mean[0], manifest.user_numeric.std[0]
     for p in range(10):
@@ -242,7 +248,7 @@ def test_text_ids_are_numbered_and_kept(text_ids: list[str], tmp_path: Path) -> 
         row = dataset.users.user_id.tolist().index(user)
         assert dataset.users.features[row, 0] * std + mean == pytest.approx(20 + p, abs=1e-5)
     if "items" in text_ids:
-        assert sorted(dataset.keys["items"]) == ["arm 0", "arm 1", "arm 2"]
+        assert sorted(dataset.keys["items"].values()) == ["arm 0", "arm 1", "arm 2"]
     if "users" in text_ids:
         with pytest.raises(UserError, match=r"user 'Ann 77' is not in .* Did you mean 'Ann 7'\?"):
             dataset.user_of("Ann 77")

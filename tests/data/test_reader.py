@@ -104,9 +104,9 @@ def test_real_pure_rows(kuairand_pure: Path, tmp_path: Path) -> None:
     """Fails if reading the real KuaiRand-Pure slice loses, invents or misreads rows."""
     manifest = prepare(kuairand_pure, tmp_path / "pure")
     assert {part: size.rows for part, size in manifest.parts.items()} == {
-        "train": 116_031,
-        "judge": 29_556,
-        "test": 35_787,
+        "train": 116_293,
+        "judge": 29_618,
+        "test": 35_463,
         "random": 71,
     }
     assert (manifest.num_users, manifest.num_videos) == (27_285, 7_583)
@@ -133,21 +133,21 @@ def test_real_pure_rows(kuairand_pure: Path, tmp_path: Path) -> None:
     }
     means = dict(zip(SIGNALS, np.round(manifest.signals.mean, 5).tolist(), strict=True))
     assert means == {
-        "click": 0.45238,
-        "watch_ratio": 0.30769,
-        "long_view": 0.31872,
-        "like": 0.01772,
+        "click": 0.45233,
+        "watch_ratio": 0.30767,
+        "long_view": 0.31867,
+        "like": 0.01771,
         "follow": 0.00125,
-        "comment": 0.00264,
+        "comment": 0.00263,
         "forward": 0.00085,
         "hate": 0.00089,
-        "profile_enter": 0.01871,
+        "profile_enter": 0.01874,
     }
     by_time = prepare(kuairand_pure, tmp_path / "by_time", PrepareConfig(split="time"))
     assert {part: size.rows for part, size in by_time.parts.items()} == {
-        "train": 115_684,
+        "train": 115_685,
         "judge": 29_415,
-        "test": 36_275,
+        "test": 36_274,
         "random": 71,
     }
     rows = OfflineDataset(tmp_path / "pure").load("random", ["propensity"])

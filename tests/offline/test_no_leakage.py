@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetik_rllib.data.interactions import InteractionLog
+from noetik_rllib.data.mapping import Mapping
 from noetik_rllib.data.reader import read_source
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.offline.dataset import COLUMNS, OfflineDataset
@@ -109,10 +110,9 @@ def test_the_split_cuts_each_users_last_fifth_between_requests(log: InteractionL
             assert log.time_ms[train].max() < log.time_ms[test].min()
         # To the nearest row, and the whole of the request in which the cut falls.
         cut = np.floor(0.8 * mine.sum() + 0.5)
-        assert train.sum() <= cut
-        if test.any():
-            first = log.time_ms[test].min()
-            assert train.sum() + (log.time_ms[mine] == first).sum() > cut
+        assert train.sum() >= cut
+        last = log.time_ms[train].max()
+        assert train.sum() - (log.time_ms[mine] == last).sum() < cut
 
 
 @given(logs(), st.data())
@@ -124,7 +124,9 @@ def test_test_rows_at_another_time_move_no_row_to_another_part(
     split = user_split_times(log.user_id, log.time_ms, log.is_random, 3)
     part = part_of(log.user_id, log.time_ms, log.is_random, split, nobody)
     late = part == PARTS.index("test")
-    time_ms = log.time_ms + late * data.draw(st.integers(0, 10**9))
+    # Each by an amount of its own, in the same order: what was one request may be several.
+    steps = data.draw(st.lists(st.integers(0, 10**6), min_size=len(log), max_size=len(log)))
+    time_ms = log.time_ms + late * np.cumsum(steps)
     again = user_split_times(log.user_id, time_ms, log.is_random, 3)
     moved = part_of(log.user_id, time_ms, log.is_random, again, nobody)
     np.testing.assert_array_equal(part == TRAIN, moved == TRAIN)
@@ -143,11 +145,13 @@ def _poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> N
 
     ``origin``: what was shown, and when, too.
     """
+    moved: dict[tuple[str, ...], int] = {}  # a row and its duplicate come together
     for path in (world / "data").glob("log_*.csv"):
         with path.open(newline="") as stream:
             header, *rows = list(csv.reader(stream))
         time_column = header.index("time_ms")
         for row in rows:
+            original = list(row)
             if int(row[time_column]) >= split_ms[int(row[0])]:
                 for name in ("is_click", "is_like", "long_view", "is_hate"):
                     row[header.index(name)] = "1"
@@ -157,7 +161,8 @@ def _poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> N
                     # Other videos: unknown ones, but of the pool where that was drawn from.
                     drawn = row[header.index("is_rand")] == "1"
                     row[1] = str((int(row[1]) + 1) % 80 if drawn else 50_000_000 + int(row[1]))
-                    row[time_column] = str(int(row[time_column]) + 6 * 3_600_000)
+                    later = 6 * 3_600_000 + moved.setdefault(tuple(original), 7 * len(moved))
+                    row[time_column] = str(int(row[time_column]) + later)
         with path.open("w", newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
@@ -196,6 +201,40 @@ def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
     # The poison did arrive: otherwise the equalities above would prove nothing.
     test = OfflineDataset(tmp_path / "dataset").load("test", ["click"])
     assert test["click"].all()
+
+
+@pytest.mark.parametrize("latest_first", [False, True])
+def test_new_names_in_test_rows_change_nothing_that_was_trained_on(
+    latest_first: bool, tmp_path: Path
+) -> None:
+    """Fails if texts are numbered by who came first, later rows among them."""
+    mapping = Mapping.model_validate(
+        {
+            "name": "names",
+            "log": {
+                "standard": ["log.csv"],
+                "user": "person",
+                "item": "thing",
+                "text_ids": ["users", "items"],
+                "time": {"column": "step", "unit": "step"},
+                "signals": {"click": "took"},
+            },
+        }
+    )
+    digests = []
+    for late in ("thing", "novelty"):
+        rows = [
+            f"person {p},{late if t >= 16 else 'thing'} {(p + t) % 5},{t},{(p * t) % 2}"
+            for t in range(20)
+            for p in range(30)
+        ]
+        source = tmp_path / late
+        source.mkdir()
+        ordered = rows[::-1] if latest_first else rows
+        (source / "log.csv").write_text("\n".join(["person,thing,step,took", *ordered]) + "\n")
+        prepare(source, tmp_path / f"{late}-set", mapping=mapping)
+        digests.append(_digests(tmp_path / f"{late}-set", ["train", "judge"]))
+    assert digests[0] == digests[1]
 
 
 def test_parts_keep_users_and_time_apart(tiny_dataset: Path) -> None:

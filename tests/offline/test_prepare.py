@@ -84,6 +84,50 @@ def test_two_at_once_do_not_both_win(tiny_world: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a file"])
+def test_what_comes_meanwhile_is_not_overwritten(
+    kind: str, tiny_world: Path, tmp_path: Path
+) -> None:
+    """Fails if --overwrite deletes what somebody put there while it worked."""
+    out = tmp_path / "dataset"
+    notes = out / "notes.txt" if kind == "a folder" else out
+
+    def meanwhile(doing: str, share: float) -> None:
+        if not notes.exists():
+            notes.parent.mkdir(exist_ok=True)
+            notes.write_text("mine")
+
+    with pytest.raises(UserError, match="exists already: choose another --out"):
+        prepare(tiny_world, out, overwrite=True, progress=meanwhile)
+    assert notes.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_somebody_elses_manifest_makes_no_dataset(tiny_world: Path, tmp_path: Path) -> None:
+    """Fails if --overwrite takes any folder with a manifest.json for a dataset."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "an app", "manifest_version": 3}')
+    with pytest.raises(UserError, match="exists already: choose another --out"):
+        prepare(tiny_world, tmp_path / "app", overwrite=True)
+
+
+def test_a_link_and_a_dot_stand_for_the_folder(
+    tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a link is replaced instead of its target, or '.' ends in a traceback."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    for seed in (0, 1):
+        prepare(tiny_world, tmp_path / "link", PrepareConfig(seed=seed), overwrite=True)
+        assert (tmp_path / "link").is_symlink()
+        assert OfflineDataset(target).manifest.seed == seed
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare(tiny_world, ".")
+    assert OfflineDataset(tmp_path / "here").manifest.seed == 0
+
+
 def test_features_without_a_row_make_unknown_users_and_videos(world: Path, tmp_path: Path) -> None:
     """Fails if files of the first line alone end in a traceback."""
     for name in (USERS, VIDEOS, RANDOM):
@@ -142,8 +186,9 @@ def test_the_pool_can_be_given(world: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows["propensity"], np.float32(1 / pool))
     with pytest.raises(UserError, match="were drawn from 3: expected no more"):
         prepare(world, tmp_path / "other", PrepareConfig(random_pool=3))
-    with pytest.raises(UserError, match="random pool is 0"):
-        PrepareConfig(random_pool=0)
+    for wrong in (0, 10**40):
+        with pytest.raises(UserError, match=f"random pool is {wrong}: expected 1 to"):
+            PrepareConfig(random_pool=wrong)
 
 
 def test_a_pool_that_nobody_knows_is_asked_for(world: Path, tmp_path: Path) -> None:
@@ -153,6 +198,9 @@ def test_a_pool_that_nobody_knows_is_asked_for(world: Path, tmp_path: Path) -> N
     mapping = Mapping.model_validate(content)
     with pytest.raises(UserError, match="give --random-pool"):
         prepare(world, tmp_path / "dataset", mapping=mapping)
+    keep_lines(world / "data" / VIDEOS, 1)  # says nothing, whatever KuaiRand's own number is
+    with pytest.raises(UserError, match="give --random-pool"):
+        prepare(world, tmp_path / "dataset")
     manifest = prepare(
         world, tmp_path / "dataset", PrepareConfig(random_pool=5_000), mapping=mapping
     )
@@ -163,6 +211,8 @@ def test_a_dataset_without_random_rows_names_no_pool(world: Path, tmp_path: Path
     """Fails if a propensity is claimed that no row has."""
     (world / "data" / RANDOM).unlink()
     assert prepare(world, tmp_path / "dataset").random_pool is None
+    with pytest.raises(UserError, match="no uniformly exposed row: leave out --random-pool"):
+        prepare(world, tmp_path / "other", PrepareConfig(random_pool=5))
 
 
 def test_episodes_are_numbered_by_their_own_user_alone(tiny_dataset: Path) -> None:

@@ -57,11 +57,6 @@ ROWS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "random_pool is None; expected 80 or more",
         "manifest.json",
     ),
-    "an empty pool": (
-        in_manifest(lambda m: m.update(random_pool=0)),
-        "random_pool is 0; expected 1 or more",
-        "manifest.json",
-    ),
     "a test row's time": (
         in_rows(TEST, put("time_ms", inside, lambda v: v + 1)),
         "by the user's rows in all parts",
