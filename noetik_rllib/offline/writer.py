@@ -31,11 +31,10 @@ from noetik_rllib.offline.split import (
     RANDOM,
     TEST,
     TRAIN,
-    TRAIN_SHARE,
     Split,
-    TimeQuantile,
     held_out,
     part_of,
+    split_moment,
     user_split_times,
 )
 from noetik_rllib.state import MAX_VIDEOS, StateLayout
@@ -72,6 +71,7 @@ class PrepareConfig:
     history_length: int = 16
     episode_steps: int = 10
     split: Split = "user"
+    split_time_ms: int | None = None
     random_in_train: bool = False
     held_out_users: float = 0.2
     seed: int = 0
@@ -88,6 +88,8 @@ class PrepareConfig:
             raise UserError(f"episode steps is {self.episode_steps}: expected at least 1")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: expected 0 or more")
+        if self.split_time_ms is not None and self.split != "time":
+            raise UserError("a split time needs the split 'time', which cuts at one moment")
 
 
 def prepare(
@@ -245,10 +247,10 @@ class _Preparation:
         """Find every user's split time, and with it the part of each row."""
         n = len(self.user_id)
         if self.config.split == "time":
-            quantile = TimeQuantile()
-            for log in self.data.logs:
-                quantile.add(log.time_ms[~log.is_random])
-            self.split_ms = np.full(n, quantile.at(TRAIN_SHARE), dtype=np.int64)
+            moment = self.config.split_time_ms
+            if moment is None:
+                moment = split_moment(log.time_ms[~log.is_random] for log in self.data.logs)
+            self.split_ms = np.full(n, moment, dtype=np.int64)
         else:
             self.split_ms = np.full(n, NEVER_MS, dtype=np.int64)
             for log in self.data.logs:
