@@ -91,7 +91,8 @@ CONTEXT_NAMES: tuple[str, ...] = (
 assert len(CONTEXT_NAMES) == CONTEXT_SIZE
 _TIME = slice(0, 4)
 _TAB = slice(4, 4 + TABS)
-_RATES = slice(4 + TABS, 4 + TABS + len(SIGNALS))
+#: Positions of a user's smoothed signal rates within the context.
+RATES = slice(4 + TABS, 4 + TABS + len(SIGNALS))
 _LOG_EVENTS, _LOG_GAP, _LOG_SESSION_EVENTS, _LOG_SESSION_SECONDS = range(28, 32)
 
 ArrayT = TypeVar("ArrayT", np.ndarray, "torch.Tensor")
@@ -252,7 +253,7 @@ def encode_context(
     week = 2 * np.pi * (seconds % WEEK_SECONDS) / WEEK_SECONDS
     context[:, _TIME] = np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=1)
     context[np.arange(len(tab)), _TAB.start + tab] = 1.0
-    context[:, _RATES] = (signal_sums + RATE_PSEUDO_COUNT * signal_means) / (
+    context[:, RATES] = (signal_sums + RATE_PSEUDO_COUNT * signal_means) / (
         events[:, None] + RATE_PSEUDO_COUNT
     )
     context[:, _LOG_EVENTS] = np.log1p(events)
@@ -312,7 +313,7 @@ def advance(
     context[:, 0:2] = _rotate(context[:, 0:2], 2 * np.pi * elapsed / DAY_SECONDS)
     context[:, 2:4] = _rotate(context[:, 2:4], 2 * np.pi * elapsed / WEEK_SECONDS)
     events_before = np.expm1(context[:, _LOG_EVENTS])[:, None]
-    context[:, _RATES] = (context[:, _RATES] * (events_before + RATE_PSEUDO_COUNT) + signals) / (
+    context[:, RATES] = (context[:, RATES] * (events_before + RATE_PSEUDO_COUNT) + signals) / (
         events_before + 1 + RATE_PSEUDO_COUNT
     )
     context[:, _LOG_EVENTS] = np.log1p(events_before[:, 0] + 1)
