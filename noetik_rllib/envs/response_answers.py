@@ -143,6 +143,28 @@ class AnswerForm:
         flags, bins = outputs.split([FLAGS, sum(self.bins)], dim=-1)
         return flags, list(bins.split(self.bins, dim=-1))
 
+    def flags(self, answers: Answers, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the flags of R answers turned out to be, and whether they say anything.
+
+        Args:
+            answers: R logged answers.
+            limits: thresholds of their videos, (R, 2).
+
+        Returns:
+            Two of (R, FLAGS), of 0.0 and 1.0.
+        """
+        click, long_view = answers.binary[:, _CLICK], answers.binary[:, _LONG_VIEW]
+        clicked, long = (answers.segment >= 1).float(), (answers.segment == 2).float()
+        # Of a video of up to 7 s, a click's play is the whole video.
+        choice = clicked * (limits[:, 0] < 1)
+        labels = torch.stack([clicked, long, click, click, long_view, long_view], dim=1)
+        always = torch.ones(len(clicked), 1 + len(REACTIONS))
+        conditional = torch.stack([choice, 1 - clicked, clicked, 1 - long, long], dim=1)
+        return (
+            torch.cat([labels, answers.binary[:, _REACTION_COLUMNS]], dim=1),
+            torch.cat([always[:, :1], conditional, always[:, 1:]], dim=1),
+        )
+
     def loss(self, outputs: Tensor, answers: Answers, limits: Tensor) -> Tensor:
         """Mean negative log-likelihood of R answers, nats.
 
@@ -153,17 +175,7 @@ class AnswerForm:
         """
         flags, bins = self.split(outputs)
         segment = answers.segment
-        click = answers.binary[:, _CLICK]
-        long_view = answers.binary[:, _LONG_VIEW]
-        clicked, long = (segment >= 1).float(), (segment == 2).float()
-        # Of a video of up to 7 s, a click's play is the whole video.
-        choice = clicked * (limits[:, 0] < 1)
-        labels = torch.stack([clicked, long, click, click, long_view, long_view], dim=1)
-        counted = torch.stack(
-            [torch.ones_like(clicked), choice, 1 - clicked, clicked, 1 - long, long], dim=1
-        )
-        labels = torch.cat([labels, answers.binary[:, _REACTION_COLUMNS]], dim=1)
-        counted = torch.cat([counted, torch.ones(len(segment), len(REACTIONS))], dim=1)
+        labels, counted = self.flags(answers, limits)
         loss = (
             F.binary_cross_entropy_with_logits(flags, labels, reduction="none") * counted
         ).sum() / len(segment)

@@ -27,9 +27,9 @@ AVERAGING = 0.99
 #: Prior of the users' vectors, a Gaussian around 0, which is the vector of an unknown user: the
 #: weight of a vector's square against the sum of its user's losses.
 PERSON_PENALTY = 30.0
-#: Standard deviations of the priors of the calibration: how far, in log-odds, a signal's rate
-#: drifts within days, and how far from 1 the slope may be.
-SHIFT_PRIOR, SLOPE_PRIOR = 0.1, 0.1
+#: Standard deviations of the priors of the calibration: how far, in log-odds, the rate of a signal
+#: drifts within days, and how far from 1 the slope of its log-odds may be.
+DRIFT_PRIOR, SLOPE_PRIOR = 0.1, 0.3
 CHUNK = 8_192
 
 
@@ -178,48 +178,63 @@ def train_network(
 
 
 def calibrate(network: ResponseNetwork, train: Rows, validation: Rows) -> None:
-    """Correct the last layer, so that probabilities are frequencies.
+    """Correct the last layer, so that the probabilities of its flags are frequencies.
 
-    First the bias, on all rows: the last steps leave the mean of a signal some percent off (rare
-    ones 20 %). Then, on the validation rows, which are the latest and were not fitted on, a slope
-    and a shift of every flag's log-odds (Platt scaling), with priors around 1 and 0, so that of a
+    A slope of each flag's log-odds around their mean (Platt scaling), from the validation rows,
+    since a network is too sure on those that it was fitted on. Then a shift, from all rows: the
+    last steps leave the mean of a rare signal 20 % off. Then the drift of the last days, from the
+    validation rows again, which are the latest. Slope and drift have priors around 1 and 0: of a
     signal with ten events there nothing is concluded.
     """
-    outputs = [_outputs(network, rows) for rows in (train, validation)]
-    for rows, own in ((train, outputs[0]), (validation, outputs[1])):
-        assert len(rows) == len(own)
-    together = Rows(
-        *(
-            torch.cat([getattr(train, field.name), getattr(validation, field.name)])
-            for field in fields(Rows)
-            if field.name != "answers"
-        ),
-        answers=Answers(
-            *(
-                torch.cat([getattr(train.answers, f.name), getattr(validation.answers, f.name)])
-                for f in fields(Answers)
-            )
-        ),
+    flags = [_outputs(network, rows)[:, :FLAGS] for rows in (train, validation)]
+    facts = [network.form.flags(rows.answers, rows.limits) for rows in (train, validation)]
+    late, (labels, counted) = flags[1], facts[1]
+    every, every_label, every_counted = (
+        torch.cat(pair) for pair in (flags, *zip(*facts, strict=True))
     )
-    shift = best_shift(network, torch.cat(outputs), together)
-    late = outputs[1] + shift
-    size = network.form.size
+    centre = (late * counted).sum(0) / counted.sum(0).clamp(min=1.0)
+
+    def sloped(logits: Tensor) -> Tensor:
+        return (logits - centre) * slope + centre
+
     slope = torch.ones(FLAGS, requires_grad=True)
+    shift = torch.zeros(FLAGS, requires_grad=True)
     drift = torch.zeros(FLAGS, requires_grad=True)
 
-    def loss() -> Tensor:
-        flags = late[:, :FLAGS] * slope + drift
-        outputs = torch.cat([flags, late[:, FLAGS:]], dim=1)
-        prior = (drift / SHIFT_PRIOR).square().sum() + ((slope - 1) / SLOPE_PRIOR).square().sum()
-        likelihood = network.form.loss(outputs, validation.answers, validation.limits)
-        return likelihood + 0.5 * prior / len(validation)
+    def of_slope() -> Tensor:
+        prior = ((slope - 1) / SLOPE_PRIOR).square() + (drift / DRIFT_PRIOR).square()
+        likelihood = _unlikelihood(sloped(late) + drift, labels, counted)
+        return (likelihood + 0.5 * prior).sum() / len(late)
 
-    _minimise([slope, drift], loss)
+    _minimise([slope, drift], of_slope)
+    slope.requires_grad_(False)
+    every, late = sloped(every), sloped(late)
+
+    def of_shift() -> Tensor:
+        logits = every + shift
+        # Half an event of each kind: a signal that never occurs stays finite.
+        imagined = F.softplus(logits).mean(0) - 0.5 * logits.mean(0)
+        likelihood = _unlikelihood(logits, every_label, every_counted)
+        return (likelihood + imagined).sum() / len(every)
+
+    _minimise([shift], of_shift)
+    late = (late + shift).detach()
+
+    def of_drift() -> Tensor:
+        prior = 0.5 * (drift / DRIFT_PRIOR).square()
+        return (_unlikelihood(late + drift, labels, counted) + prior).sum() / len(late)
+
+    _minimise([drift], of_drift)
     with torch.no_grad():
-        scale = torch.cat([slope, torch.ones(size - FLAGS)])
-        network.output.weight.mul_(scale[:, None])
-        network.output.bias.add_(shift).mul_(scale)
-        network.output.bias[:FLAGS] += drift
+        network.output.weight[:FLAGS] *= slope[:, None]
+        network.output.bias[:FLAGS] *= slope
+        network.output.bias[:FLAGS] += centre * (1 - slope) + shift + drift
+
+
+def _unlikelihood(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """Sum over R rows of the negative log-likelihood of each flag, all (R, FLAGS)."""
+    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (loss * counted).sum(0)
 
 
 def _outputs(network: ResponseNetwork, rows: Rows) -> Tensor:
