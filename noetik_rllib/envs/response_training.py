@@ -29,7 +29,9 @@ AVERAGING = 0.99
 PERSON_PENALTY = 30.0
 #: Standard deviations of the priors of the calibration: how far, in log-odds, the rate of a signal
 #: drifts within days, and how far from 1 the slope of its log-odds may be.
-DRIFT_PRIOR, SLOPE_PRIOR = 0.1, 0.3
+DRIFT_PRIOR, SLOPE_PRIOR = 0.05, 1.0
+#: Newton's method settles a shift of 2 or 3 log-odds, the most there is, in so many steps.
+NEWTON_STEPS = 10
 CHUNK = 8_192
 
 
@@ -61,32 +63,19 @@ class Rows:
 
 def start_at_base_rates(network: ResponseNetwork, train: Rows) -> None:
     """Begin at the mean of every signal: a rare one would otherwise take epochs to come down."""
+    form = network.form
+    labels, counted = form.flags(train.answers, train.limits)
+    # Half an event keeps the log-odds of a signal that never occurs finite.
+    rate = ((labels * counted).sum(0) + 0.5) / (counted.sum(0) + 1)
+    count = torch.zeros(sum(form.bins))
+    first = 0
+    for segment, size in enumerate(form.bins):
+        own = train.answers.bin[train.answers.segment == segment]
+        count[first : first + size] = torch.bincount(own, minlength=size)
+        first += size
     with torch.no_grad():
         network.output.weight.mul_(0.1)
-        network.output.bias.zero_()
-    outputs = torch.zeros(len(train), network.form.size)
-    with torch.no_grad():
-        network.output.bias.copy_(best_shift(network, outputs, train))
-
-
-def best_shift(network: ResponseNetwork, outputs: Tensor, rows: Rows) -> Tensor:
-    """Return what must be added to all outputs (R, size) to make them likeliest, (size,).
-
-    Half an event of each kind is imagined beside the rows: a signal that never occurs stays
-    finite.
-    """
-    shift = torch.zeros(network.form.size, requires_grad=True)
-
-    def loss() -> Tensor:
-        shifted = outputs + shift
-        imagined = F.softplus(shifted[:, :FLAGS]).mean(0) - 0.5 * shifted[:, :FLAGS].mean(0)
-        # Nor does a bin without a row fall without end.
-        bins = sum((part**2).sum() for part in network.form.split(shift)[1])
-        likelihood = network.form.loss(shifted, rows.answers, rows.limits)
-        return likelihood + (imagined.sum() + 0.01 * bins) / len(rows)
-
-    _minimise([shift], loss)
-    return shift.detach()
+        network.output.bias.copy_(torch.cat([torch.logit(rate), torch.log(count + 0.5)]))
 
 
 def _minimise(parameters: list[Tensor], loss: Callable[[], Tensor]) -> None:
@@ -198,37 +187,46 @@ def calibrate(network: ResponseNetwork, train: Rows, validation: Rows) -> None:
         return (logits - centre) * slope + centre
 
     slope = torch.ones(FLAGS, requires_grad=True)
-    shift = torch.zeros(FLAGS, requires_grad=True)
-    drift = torch.zeros(FLAGS, requires_grad=True)
+    level = torch.zeros(FLAGS, requires_grad=True)
 
-    def of_slope() -> Tensor:
-        prior = ((slope - 1) / SLOPE_PRIOR).square() + (drift / DRIFT_PRIOR).square()
-        likelihood = _unlikelihood(sloped(late) + drift, labels, counted)
+    def loss() -> Tensor:
+        prior = ((slope - 1) / SLOPE_PRIOR).square() + (level / DRIFT_PRIOR).square()
+        likelihood = _unlikelihood(sloped(late) + level, labels, counted)
         return (likelihood + 0.5 * prior).sum() / len(late)
 
-    _minimise([slope, drift], of_slope)
-    slope.requires_grad_(False)
-    every, late = sloped(every), sloped(late)
-
-    def of_shift() -> Tensor:
-        logits = every + shift
-        # Half an event of each kind: a signal that never occurs stays finite.
-        imagined = F.softplus(logits).mean(0) - 0.5 * logits.mean(0)
-        likelihood = _unlikelihood(logits, every_label, every_counted)
-        return (likelihood + imagined).sum() / len(every)
-
-    _minimise([shift], of_shift)
-    late = (late + shift).detach()
-
-    def of_drift() -> Tensor:
-        prior = 0.5 * (drift / DRIFT_PRIOR).square()
-        return (_unlikelihood(late + drift, labels, counted) + prior).sum() / len(late)
-
-    _minimise([drift], of_drift)
+    _minimise([slope, level], loss)
     with torch.no_grad():
+        # Half an event of each kind: a signal that never occurs stays finite.
+        shift = _best_shift(sloped(every), every_label, every_counted, events=0.5)
+        drift = _best_shift(sloped(late) + shift, labels, counted, prior=DRIFT_PRIOR)
         network.output.weight[:FLAGS] *= slope[:, None]
         network.output.bias[:FLAGS] *= slope
         network.output.bias[:FLAGS] += centre * (1 - slope) + shift + drift
+
+
+def _best_shift(
+    logits: Tensor, labels: Tensor, counted: Tensor, *, events: float = 0.0, prior: float = 1e3
+) -> Tensor:
+    """Return what must be added to logits to make labels likeliest, (FLAGS,), by Newton's method.
+
+    Args:
+        logits: (R, FLAGS).
+        labels: 0.0 or 1.0, (R, FLAGS).
+        counted: 0.0 where a label says nothing, (R, FLAGS).
+        events: so many events of each kind are imagined beside the rows.
+        prior: standard deviation of the shift.
+    """
+    shift = torch.zeros(logits.shape[1])
+    found = (labels * counted).sum(0) + events
+    total = counted.sum(0)
+    scale = (total + 2 * events) / total.clamp(min=1.0)
+    for _ in range(NEWTON_STEPS):
+        probability = torch.sigmoid(logits + shift)
+        slack = found - (probability * counted).sum(0) * scale - shift / prior**2
+        curvature = (probability * (1 - probability) * counted).sum(0) * scale + 1 / prior**2
+        # The method leaps where the curve is flat, far from the rate: one log-odd at a time.
+        shift = shift + (slack / curvature).clamp(-1.0, 1.0)
+    return shift
 
 
 def _unlikelihood(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
