@@ -184,9 +184,9 @@ class AnswerForm:
         for number, logits in enumerate(bins):
             own = torch.nonzero((segment == number) & several).flatten()
             if len(own) and self.bins[number] > 1:
-                loss = loss + F.cross_entropy(
-                    logits[own], answers.bin[own], reduction="sum"
-                ) / len(segment)
+                loss = loss + F.cross_entropy(logits[own], answers.bin[own], reduction="sum") / len(
+                    segment
+                )
         return loss
 
     def probabilities(self, outputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,10 +218,12 @@ class AnswerForm:
 
     def values(self, limits: Tensor) -> Tensor:
         """Watch ratio (N, W) that each bin means for videos with thresholds (N, 2)."""
-        ends = torch.cat([torch.zeros_like(limits[:, :1]), limits, torch.ones_like(limits[:, :1])], 1)
+        ends = torch.cat(
+            [torch.zeros_like(limits[:, :1]), limits, torch.ones_like(limits[:, :1])], 1
+        )
         low, high = ends[:, self.segments], ends[:, self.segments + 1]
         return low + self.places.to(limits) * (high - low)
 
 
-assert BINARY_SIGNALS == ("click", "long_view", *REACTIONS)
+assert ("click", "long_view", *REACTIONS) == BINARY_SIGNALS
 assert "watch_ratio" in SIGNALS

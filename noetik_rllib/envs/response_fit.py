@@ -106,6 +106,7 @@ def fit_response_model(
     record = FitRecord(
         dataset=dataset.fingerprint,
         part=part,
+        family=config.family,
         seed=seed,
         rows=len(train),
         uniform_rows=int(train.uniform.sum()),
@@ -150,9 +151,7 @@ def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[
     return {name: np.concatenate([raw[name], random[name][early]]) for name in raw}
 
 
-def _rows(
-    raw: dict[str, np.ndarray], edges: list[np.ndarray], network: ResponseNetwork
-) -> Rows:
+def _rows(raw: dict[str, np.ndarray], edges: list[np.ndarray], network: ResponseNetwork) -> Rows:
     """Turn columns into tensors."""
     videos = torch.as_tensor(raw["actions"].astype(np.int64))
     limits = network.limits[videos]

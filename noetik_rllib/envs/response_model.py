@@ -20,7 +20,12 @@ from safetensors.torch import save as save_tensors
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS, RewardWeights
-from noetik_rllib.envs.response_network import ResponseConfig, ResponseNetwork, make_network
+from noetik_rllib.envs.response_network import (
+    Family,
+    ResponseConfig,
+    ResponseNetwork,
+    make_network,
+)
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -46,6 +51,8 @@ class FitRecord(BaseModel):
     #: SHA-256 of the dataset's manifest.
     dataset: str
     part: str
+    #: Kind of network.
+    family: Family
     seed: int
     #: Rows that the weights were fitted on, random exposures among them, and their users.
     rows: int

@@ -37,7 +37,6 @@ from noetik_rllib.iql.networks import (
 from noetik_rllib.offline.catalog import Catalog
 from noetik_rllib.state import CONTEXT_SIZE, RATES, USER_SIZE, StateLayout, StateParts
 
-
 #: Families of networks: which class answers for ``ResponseConfig.family``.
 Family = Literal["pooled", "attentive"]
 
@@ -79,6 +78,16 @@ class Person(nn.Module):
         self.taste = nn.Linear(1, hidden, bias=False)
         with torch.no_grad():
             self.vector.weight.mul_(0.01)
+            nn.init.eye_(self.query.weight)
+
+    def point_at(self, direction: Tensor) -> None:
+        """Let a match with a user's vector move the hidden layer in ``direction`` (hidden,) first.
+
+        The vectors start near 0, where a random direction would have to be unlearnt with a
+        gradient of almost nothing: fitting often stopped before it began.
+        """
+        with torch.no_grad():
+            self.taste.weight.copy_((direction / direction.norm())[:, None])
 
     def forward(self, users: Tensor, videos: Tensor) -> Tensor:
         """Part (B, hidden) for users at places (B,) and embeddings (B, D) of their videos."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from noetik_rllib.envs.response_answers import FLAGS, Answers
+from noetik_rllib.envs.response_answers import CLICK_PLAY, FLAGS, Answers
 from noetik_rllib.envs.response_network import ResponseNetwork
 
 BATCH_SIZE = 256
@@ -155,6 +155,7 @@ def train_network(
 
         return loss
 
+    network.person.point_at(network.output.weight[CLICK_PLAY])
     later = of_persons(validation, 0.0)
     _, final = _stage(
         network,
