@@ -54,9 +54,9 @@ def fit(data: Path, out: Path, part: str, family: str | None, seed: int, as_json
     from noetik_rllib.envs.response_quality import assess
     from noetik_rllib.offline.dataset import OfflineDataset
 
-    if out.exists() and not (out / MODEL_NAME).is_file():
-        if not out.is_dir() or any(out.iterdir()):
-            raise UserError(f"{out} exists already and is no user model: choose another --out")
+    in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if in_the_way and not (out / MODEL_NAME).is_file():
+        raise UserError(f"{out} exists already and is no user model: choose another --out")
     dataset = OfflineDataset(data)
     with progress_bar("user model") as update:
         model = fit_response_model(

@@ -263,11 +263,13 @@ class PooledNetwork(ResponseNetwork):
         return self.query(videos).view(len(videos), -1, size) * size**-0.5
 
     def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger``."""
         interests, hidden = self.interests(states, past)
         match = (interests * self.queries(videos)).sum(-1)  # (B, K)
         return hidden + self.from_match(match)
 
     def stranger_matrix(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_matrix``."""
         interests, hidden = self.interests(states, past)
         match = torch.einsum("bkd,nkd->bnk", interests, self.queries(videos))
         return hidden[:, None] + self.from_match(match)
@@ -307,17 +309,20 @@ class AttentiveNetwork(ResponseNetwork):
         return queries
 
     def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger``."""
         hidden, keys, values, absent = self.read(states, past)
         weight = torch.softmax((keys @ self.queries(videos)[..., None])[..., 0] + absent, dim=-1)
         return hidden + (weight[:, None] @ values)[:, 0]
 
     def stranger_matrix(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_matrix``."""
         hidden, keys, values, absent = self.read(states, past)
         scores = torch.einsum("bhd,nd->bnh", keys, self.queries(videos))
         weight = torch.softmax(scores + absent[:, None], dim=-1)
         return hidden[:, None] + weight @ values
 
     def head(self, hidden: Tensor) -> Tensor:
+        """Outputs (..., size) from (..., hidden), through a second hidden layer."""
         outputs: Tensor = self.output(F.gelu(hidden + self.deep(F.gelu(hidden))))
         return outputs
 

@@ -179,9 +179,8 @@ def calibrate(network: ResponseNetwork, train: Rows, validation: Rows) -> None:
     flags = [_outputs(network, rows)[:, :FLAGS] for rows in (train, validation)]
     facts = [network.form.flags(rows.answers, rows.limits) for rows in (train, validation)]
     late, (labels, counted) = flags[1], facts[1]
-    every, every_label, every_counted = (
-        torch.cat(pair) for pair in (flags, *zip(*facts, strict=True))
-    )
+    every = torch.cat(flags)
+    every_label, every_counted = (torch.cat(list(pair)) for pair in zip(*facts, strict=True))
     centre = (late * counted).sum(0) / counted.sum(0).clamp(min=1.0)
 
     def sloped(logits: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def _poison(world: Path, split_ms: dict[int, int]) -> None:
+def poison(world: Path, split_ms: dict[int, int]) -> None:
     """Overwrite every outcome at or after its user's split time in all logs of a world."""
     for path in (world / "data").glob("log_*.csv"):
         with path.open(newline="") as stream:
@@ -163,7 +163,7 @@ def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
     config = PrepareConfig(split=split, random_in_train=True)
     clean = prepare(tiny_world, tmp_path / "clean", config)
     users = OfflineDataset(tmp_path / "clean").users
-    _poison(poisoned, dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True)))
+    poison(poisoned, dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True)))
     manifest = prepare(poisoned, tmp_path / "dataset", config)
 
     names = ["train", "judge"]
