@@ -47,7 +47,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 COMMON = {
     "objective": "binary",
-    "learning_rate": 0.03,
+    "learning_rate": 0.05,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.5,
     "bagging_fraction": 0.8,
@@ -56,7 +56,7 @@ COMMON = {
     "cat_smooth": 50.0,
     "cat_l2": 50.0,
     "verbose": -1,
-    "num_threads": 2,
+    "num_threads": 1,
 }
 #: Simulated answers drawn for every test row: the rate of a signal with 50 events is then known to
 #: some 4 %.
@@ -133,13 +133,13 @@ def fit_trees(
                 fitted,
                 2_000,
                 valid_sets=[stopping],
-                callbacks=[lightgbm.early_stopping(100, verbose=False)],
+                callbacks=[lightgbm.early_stopping(50, verbose=False)],
             )
             loss = log_loss(labels[order[count:]], model.predict(x[order[count:]]))
+            err.print(f"LightGBM {name}, {setting}: {loss:.5f}", highlight=False)
             if loss < best:
                 best, chosen[name] = loss, setting
                 predicted[:, column] = model.predict(later)
-        err.print(f"LightGBM {name}: {chosen[name]}", highlight=False)
     return predicted, chosen, time.perf_counter() - start
 
 
