@@ -35,7 +35,15 @@ from noetik_rllib.iql.networks import (
     answer_features,
 )
 from noetik_rllib.offline.catalog import Catalog
-from noetik_rllib.state import CONTEXT_SIZE, RATES, USER_SIZE, StateLayout, StateParts
+from noetik_rllib.state import (
+    CONTEXT_SIZE,
+    LOG_EVENTS,
+    RATE_PSEUDO_COUNT,
+    RATES,
+    USER_SIZE,
+    StateLayout,
+    StateParts,
+)
 
 #: Families of networks: which class answers for ``ResponseConfig.family``.
 Family = Literal["pooled", "attentive"]
@@ -105,8 +113,10 @@ class Person(nn.Module):
 class About(nn.Module):
     """Features (B, SIZE) of a state's user and context.
 
-    A user's rate of a rare signal differs by factors, not by differences: the logarithm of its
-    ratio to the mean is given beside it. Logarithms of counts and seconds reach 15: a fifth.
+    The state's rates are smoothed by 10 imagined events: of a signal met once in 400, a user without
+    it then falls to half the mean within 10 events, for no reason. So beside them stands the
+    logarithm of the events seen over those expected, each with one more: a prior of one event,
+    however rare. Logarithms of counts and seconds reach 15: a fifth.
     """
 
     SIZE = USER_SIZE + CONTEXT_SIZE + len(SIGNALS)
@@ -120,13 +130,13 @@ class About(nn.Module):
 
     def forward(self, parts: StateParts[Tensor]) -> Tensor:
         """Describe the states of ``parts``, (B, SIZE)."""
+        count = torch.expm1(parts.context[:, LOG_EVENTS, None])
         rates = parts.context[:, RATES]
-        # A signal that never occurred in training has rate 0 until a user gives it.
-        floor = 1e-5
-        ratio = torch.log((rates + floor) / (self.means + floor))
+        seen = rates * (count + RATE_PSEUDO_COUNT) - RATE_PSEUDO_COUNT * self.means
+        ratio = torch.log((seen.clamp(min=0.0) + 1) / (count * self.means + 1))
         scale = torch.ones(CONTEXT_SIZE)
         scale[RATES.stop :] = 0.2
-        return torch.cat([parts.user, parts.context * scale, 0.5 * ratio], dim=-1)
+        return torch.cat([parts.user, parts.context * scale, ratio], dim=-1)
 
 
 class ResponseNetwork(nn.Module, abc.ABC):
