@@ -116,10 +116,13 @@ class About(nn.Module):
     The state's rates are smoothed by 10 imagined events: of a signal met once in 400, a user without
     it then falls to half the mean within 10 events, for no reason. So beside them stands the
     logarithm of the events seen over those expected, each with one more: a prior of one event,
-    however rare. Logarithms of counts and seconds reach 15: a fifth.
+    however rare. And of the frequent signals the logarithm of the smoothed rate over the mean.
+    Logarithms of counts and seconds reach 15: a fifth.
     """
 
-    SIZE = USER_SIZE + CONTEXT_SIZE + len(SIGNALS)
+    #: Click, watch ratio and long view, which are not rare.
+    FREQUENT = 3
+    SIZE = USER_SIZE + CONTEXT_SIZE + len(SIGNALS) + FREQUENT
 
     means: Tensor
 
@@ -136,7 +139,10 @@ class About(nn.Module):
         ratio = torch.log((seen.clamp(min=0.0) + 1) / (count * self.means + 1))
         scale = torch.ones(CONTEXT_SIZE)
         scale[RATES.stop :] = 0.2
-        return torch.cat([parts.user, parts.context * scale, ratio], dim=-1)
+        # A log may lack a signal: its rate and mean are 0.
+        rates, means = (part[..., : self.FREQUENT] + 1e-5 for part in (rates, self.means))
+        smooth = 0.5 * torch.log(rates / means)
+        return torch.cat([parts.user, parts.context * scale, ratio, smooth], dim=-1)
 
 
 class ResponseNetwork(nn.Module, abc.ABC):
