@@ -113,8 +113,8 @@ class Person(nn.Module):
 class About(nn.Module):
     """Features (B, SIZE) of a state's user and context.
 
-    The state's rates are smoothed by 10 imagined events: of a signal met once in 400, a user without
-    it then falls to half the mean within 10 events, for no reason. So beside them stands the
+    The state's rates are smoothed by 10 imagined events: of a signal met once in 400, a user
+    without it falls to half the mean within 10 events, for no reason. So beside them stands the
     logarithm of the events seen over those expected, each with one more: a prior of one event,
     however rare. And of the frequent signals the logarithm of the smoothed rate over the mean.
     Logarithms of counts and seconds reach 15: a fifth.
