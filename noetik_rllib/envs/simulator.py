@@ -55,8 +55,9 @@ def sample_signals(distribution: AnswerDistribution, uniforms: np.ndarray) -> np
     above = 1.0 - np.cumsum(distribution.watch, axis=1)
     bins = (above > uniforms[:, :1]).sum(axis=1)
     # Rounding may leave the last share a hair above 0.
-    bins = np.minimum(bins, len(distribution.watch_values) - 1)
-    signals[:, WATCH_COLUMN] = distribution.watch_values[bins]
+    bins = np.minimum(bins, distribution.watch.shape[1] - 1)
+    values = np.broadcast_to(distribution.watch_values, distribution.watch.shape)
+    signals[:, WATCH_COLUMN] = values[np.arange(len(bins)), bins]
     return signals
 
 
