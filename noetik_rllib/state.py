@@ -273,7 +273,7 @@ def encode_context(
 
 
 def _rotate(sin_cos: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Turn points (B, 2) on the unit circle by ``angle`` (B,)."""
+    """Turn points (B, 2) on the unit circle, or (0, 0), by ``angle`` (B,)."""
     sin, cos = sin_cos[:, 0], sin_cos[:, 1]
     turned = np.stack(
         [
@@ -282,8 +282,10 @@ def _rotate(sin_cos: np.ndarray, angle: np.ndarray) -> np.ndarray:
         ],
         axis=1,
     )
-    # Rounding adds up over a session: back onto the circle, and so into the observation space.
-    return (turned / np.linalg.norm(turned, axis=1, keepdims=True)).clip(-1.0, 1.0)
+    length = np.linalg.norm(turned, axis=1, keepdims=True)
+    # Rounding adds up over a session: back onto the circle, and so into the observation space. A
+    # state of zeros, of which not even the time is known, stays there.
+    return (turned / np.where(length > 0, length, 1.0)).clip(-1.0, 1.0)
 
 
 def advance(

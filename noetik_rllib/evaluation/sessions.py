@@ -101,7 +101,7 @@ def run_sessions(
     Raises:
         UserError: the catalogue has fewer videos than a session has steps.
     """
-    num_videos = simulator.model.num_videos
+    num_videos = simulator.num_videos
     if num_videos < steps:
         raise UserError(
             f"the catalogue has {num_videos} videos: a session of {steps} steps that shows none "
