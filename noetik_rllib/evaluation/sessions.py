@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.envs.simulator import NUM_UNIFORMS, Simulator
+from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import Starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.policies import Policy
@@ -114,7 +114,7 @@ def run_sessions(
     videos = np.empty((count, steps), dtype=np.int64)
     signals = np.empty((count, steps, len(SIGNALS)), dtype=np.float32)
     for step in range(steps):
-        uniforms = np.random.default_rng([seed, step]).random((count, NUM_UNIFORMS))
+        uniforms = np.random.default_rng([seed, step]).random((count, simulator.users.num_uniforms))
         for first in range(0, count, chunk):
             rows = slice(first, first + chunk)
             scores = policy.score(states[rows])
