@@ -91,8 +91,9 @@ CONTEXT_NAMES: tuple[str, ...] = (
 assert len(CONTEXT_NAMES) == CONTEXT_SIZE
 _TIME = slice(0, 4)
 _TAB = slice(4, 4 + TABS)
-_RATES = slice(4 + TABS, 4 + TABS + len(SIGNALS))
-_LOG_EVENTS, _LOG_GAP, _LOG_SESSION_EVENTS, _LOG_SESSION_SECONDS = range(28, 32)
+#: Positions of a user's smoothed signal rates within the context.
+RATES = slice(4 + TABS, 4 + TABS + len(SIGNALS))
+LOG_EVENTS, _LOG_GAP, _LOG_SESSION_EVENTS, _LOG_SESSION_SECONDS = range(28, 32)
 
 ArrayT = TypeVar("ArrayT", np.ndarray, "torch.Tensor")
 
@@ -217,7 +218,7 @@ class StateLayout:
         context_low = np.zeros(CONTEXT_SIZE, dtype=np.float32)
         context_low[_TIME] = -1.0
         context_high = np.ones(CONTEXT_SIZE, dtype=np.float32)
-        context_high[_LOG_EVENTS:] = 30.0
+        context_high[LOG_EVENTS:] = 30.0
         ones = np.ones((1, USER_SIZE), dtype=np.float32)
         low = self.pack(-10 * ones, np.zeros_like(event_high)[None], context_low[None])
         high = self.pack(10 * ones, event_high[None], context_high[None])
@@ -261,10 +262,10 @@ def encode_context(
     context = np.zeros((len(tab), CONTEXT_SIZE), dtype=np.float32)
     context[:, _TIME] = encode_time(seconds)
     context[np.arange(len(tab)), _TAB.start + tab] = 1.0
-    context[:, _RATES] = (signal_sums + RATE_PSEUDO_COUNT * signal_means) / (
+    context[:, RATES] = (signal_sums + RATE_PSEUDO_COUNT * signal_means) / (
         events[:, None] + RATE_PSEUDO_COUNT
     )
-    context[:, _LOG_EVENTS] = np.log1p(events)
+    context[:, LOG_EVENTS] = np.log1p(events)
     context[:, _LOG_GAP] = np.log1p(gap_seconds)
     context[:, _LOG_SESSION_EVENTS] = np.log1p(session_events)
     context[:, _LOG_SESSION_SECONDS] = np.log1p(session_seconds)
@@ -272,7 +273,7 @@ def encode_context(
 
 
 def _rotate(sin_cos: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Turn points (B, 2) on the unit circle by ``angle`` (B,)."""
+    """Turn points (B, 2) on the unit circle, or (0, 0), by ``angle`` (B,)."""
     sin, cos = sin_cos[:, 0], sin_cos[:, 1]
     turned = np.stack(
         [
@@ -281,8 +282,10 @@ def _rotate(sin_cos: np.ndarray, angle: np.ndarray) -> np.ndarray:
         ],
         axis=1,
     )
-    # Rounding adds up over a session: back onto the circle, and so into the observation space.
-    return (turned / np.linalg.norm(turned, axis=1, keepdims=True)).clip(-1.0, 1.0)
+    length = np.linalg.norm(turned, axis=1, keepdims=True)
+    # Rounding adds up over a session: back onto the circle, and so into the observation space. A
+    # state of zeros, of which not even the time is known, stays there.
+    return (turned / np.where(length > 0, length, 1.0)).clip(-1.0, 1.0)
 
 
 def advance(
@@ -320,11 +323,11 @@ def advance(
     context = parts.context.astype(np.float64)
     context[:, 0:2] = _rotate(context[:, 0:2], 2 * np.pi * elapsed / DAY_SECONDS)
     context[:, 2:4] = _rotate(context[:, 2:4], 2 * np.pi * elapsed / WEEK_SECONDS)
-    events_before = np.expm1(context[:, _LOG_EVENTS])[:, None]
-    context[:, _RATES] = (context[:, _RATES] * (events_before + RATE_PSEUDO_COUNT) + signals) / (
+    events_before = np.expm1(context[:, LOG_EVENTS])[:, None]
+    context[:, RATES] = (context[:, RATES] * (events_before + RATE_PSEUDO_COUNT) + signals) / (
         events_before + 1 + RATE_PSEUDO_COUNT
     )
-    context[:, _LOG_EVENTS] = np.log1p(events_before[:, 0] + 1)
+    context[:, LOG_EVENTS] = np.log1p(events_before[:, 0] + 1)
     context[:, _LOG_GAP] = np.log1p(elapsed)
     away = elapsed >= SESSION_GAP_SECONDS
     session_events = np.expm1(context[:, _LOG_SESSION_EVENTS]) + 1

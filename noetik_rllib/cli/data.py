@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -97,6 +98,12 @@ def synth(preset: str, out: Path, seed: int, as_json: bool) -> None:
     help="user: each user's last 20 % are test; time: from one moment on, all rows are.",
 )
 @click.option(
+    "--split-at",
+    metavar="MOMENT",
+    help="With --split time: that moment, such as 2022-05-01T00:00+08:00; by default 80 % of the "
+    "rows come before it.",
+)
+@click.option(
     "--random-in-train",
     is_flag=True,
     help="Add uniformly exposed rows before the split to train.",
@@ -130,6 +137,7 @@ def prepare_command(
     file_format: str,
     mapping: str,
     split: str,
+    split_at: str | None,
     random_in_train: bool,
     history_length: int,
     held_out_users: float,
@@ -147,6 +155,7 @@ def prepare_command(
     reuse_freed_memory()
     config = PrepareConfig(
         split="time" if split == "time" else "user",
+        split_time_ms=None if split_at is None else _moment(split_at),
         random_in_train=random_in_train,
         history_length=history_length,
         held_out_users=held_out_users,
@@ -164,6 +173,20 @@ def prepare_command(
             progress=update,
         )
     _show(out, manifest, as_json)
+
+
+def _moment(text: str) -> int:
+    """Read a moment with its time zone, as ms since 1970."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UserError(
+            f"--split-at {text}: expected a moment with its time zone, such as "
+            "2022-05-01T00:00+08:00"
+        )
+    return round(moment.timestamp() * 1000)
 
 
 @data.command(epilog="Example: noetik data describe data/pure")

@@ -13,6 +13,11 @@ from noetik_rllib.errors import did_you_mean
 #: Subcommand -> (module, attribute, one line of help). Imported on use: torch and Ray take seconds.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("noetik_rllib.cli.data", "data", "Make, prepare, describe and verify datasets."),
+    "user-model": (
+        "noetik_rllib.cli.user_model",
+        "user_model",
+        "Model what users answer, and test it.",
+    ),
     "train": ("noetik_rllib.cli.train", "train", "Train discrete IQL on a dataset with RLlib."),
     "evaluate": ("noetik_rllib.cli.evaluate", "evaluate", "Compare a run with baselines."),
     "explain": ("noetik_rllib.cli.explain", "explain", "Explain what a run recommends to a user."),

@@ -99,7 +99,7 @@ def read_source(
     reading = _Reading(mapping, folder, progress or (lambda doing, share: None))
     reading.open()
     with ThreadPoolExecutor(max_workers=1) as hasher:
-        sums = {path: hasher.submit(_sha256, path) for path in reading.paths}
+        sums = {path: hasher.submit(sha256_of, path) for path in reading.paths}
         users = reading.features("users")
         items = reading.features("items")
         if check_items is not None and items is not None:
@@ -321,7 +321,8 @@ def _known_ids(users: pa.Table | None, mapping: Mapping) -> np.ndarray | None:
     return np.sort(users[mapping.users.key].to_numpy())
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -19,14 +19,23 @@ import gymnasium
 
 if TYPE_CHECKING:
     from noetik_rllib.envs.kuairand_env import KuaiRandEnv
+    from noetik_rllib.envs.vector_env import KuaiRandVectorEnv
 
 GYMNASIUM_ID = "noetik/KuaiRand-v0"
 RLLIB_NAME = "KuaiRand-v0"
 _RAY_REGISTRY = "ray.tune.registry"
 
 
-def make_kuairand_env(config: Mapping[str, Any]) -> KuaiRandEnv:
-    """Make the environment from RLlib's ``env_config``. Pickled by name, so workers need Noetik."""
+def make_kuairand_env(config: Mapping[str, Any]) -> KuaiRandEnv | KuaiRandVectorEnv:
+    """Make the environment from RLlib's ``env_config``. Pickled by name, so workers need Noetik.
+
+    RLlib adds ``num_envs`` where it wants a vectorised one
+    (``gym_env_vectorize_mode="vector_entry_point"``).
+    """
+    if "num_envs" in config:
+        from noetik_rllib.envs.vector_env import KuaiRandVectorEnv
+
+        return KuaiRandVectorEnv(**config)
     from noetik_rllib.envs.kuairand_env import KuaiRandEnv
 
     return KuaiRandEnv(config)
@@ -69,7 +78,9 @@ def register() -> None:
     """Register the environment under both names; registering again changes nothing."""
     if GYMNASIUM_ID not in gymnasium.registry:
         gymnasium.register(
-            id=GYMNASIUM_ID, entry_point="noetik_rllib.envs.kuairand_env:KuaiRandEnv"
+            id=GYMNASIUM_ID,
+            entry_point="noetik_rllib.envs.kuairand_env:KuaiRandEnv",
+            vector_entry_point="noetik_rllib.envs.vector_env:KuaiRandVectorEnv",
         )
     if _RAY_REGISTRY in sys.modules:
         sys.modules[_RAY_REGISTRY].register_env(RLLIB_NAME, make_kuairand_env)

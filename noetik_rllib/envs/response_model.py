@@ -20,7 +20,12 @@ from safetensors.torch import save as save_tensors
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS, RewardWeights
-from noetik_rllib.envs.response_network import ResponseConfig, ResponseNetwork
+from noetik_rllib.envs.response_network import (
+    Family,
+    ResponseConfig,
+    ResponseNetwork,
+    make_network,
+)
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -29,7 +34,7 @@ from noetik_rllib.state import LAYOUT_VERSION, StateLayout
 WEIGHTS_NAME = "weights.safetensors"
 MODEL_NAME = "model.json"
 #: Raised when the network or the files change so that an older model can no longer be read.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: Rows scored at a time: 8,192 states of 128 with 16 embedded events are some 20 MB.
 CHUNK = 8_192
 #: Numbers of the largest array in ``reward_matrix``: 64 MB of float32.
@@ -46,6 +51,8 @@ class FitRecord(BaseModel):
     #: SHA-256 of the dataset's manifest.
     dataset: str
     part: str
+    #: Kind of network.
+    family: Family
     seed: int
     #: Rows that the weights were fitted on, random exposures among them, and their users.
     rows: int
@@ -64,7 +71,9 @@ class AnswerDistribution:
     """Distribution of B answers.
 
     ``binary`` (B, 8): probability of each signal, in ``BINARY_SIGNALS`` order. ``watch`` (B, W):
-    probability of each of ``watch_values`` (W,), ascending. All float64.
+    probability of each of ``watch_values`` (B, W), watch ratios, ascending along a row: they
+    differ from video to video, with the play times at which a click and a long view begin. One
+    row of values (W,) stands for all. All float64.
     """
 
     binary: np.ndarray
@@ -76,7 +85,7 @@ class AnswerDistribution:
         """Expected value of each signal, (B, 9) float32 in ``SIGNALS`` order."""
         signals = np.empty((len(self.binary), len(SIGNALS)), dtype=np.float32)
         signals[:, BINARY_COLUMNS] = self.binary
-        signals[:, WATCH_COLUMN] = self.watch @ self.watch_values
+        signals[:, WATCH_COLUMN] = (self.watch * self.watch_values).sum(axis=1)
         return signals
 
 
@@ -95,8 +104,8 @@ class ResponseModel:
         self.config = network.config
         self.layout: StateLayout = network.layout
         self.num_videos = self.config.tower.num_videos
-        self._watch_values = np.array(self.config.watch_values, dtype=np.float64)
         with torch.no_grad():
+            self._values = network.form.values(network.limits.double())  # (N, W)
             self._table = self.network.tower(self.network.features)  # (N, D)
 
     def distribution(
@@ -129,19 +138,21 @@ class ResponseModel:
             )
         users = self._places(user_id, len(states))
         binary = np.empty((len(videos), len(BINARY_SIGNALS)))
-        watch = np.empty((len(videos), len(self._watch_values)))
+        watch = np.empty((len(videos), self._values.shape[1]))
+        values = np.empty_like(watch)
         with torch.no_grad():
             for first in range(0, len(videos), CHUNK):
                 rows = slice(first, first + CHUNK)
-                chunk = _tensor(states[rows])
-                candidate = self._table[_tensor(videos[rows])]
+                chunk, index = _tensor(states[rows]), _tensor(videos[rows])
+                candidate = self._table[index]
                 exposure = torch.full((len(chunk),), float(uniform))
                 hidden = self.network.hidden(chunk, self._past(chunk), candidate, exposure)
                 hidden = hidden + self.network.person(users[rows], candidate)
-                logits, bins = self.network.head(hidden)
-                binary[rows] = torch.sigmoid(logits.double()).numpy()
-                watch[rows] = torch.softmax(bins.double(), dim=-1).numpy()
-        return AnswerDistribution(binary, watch, self._watch_values)
+                outputs = self.network.head(hidden).double()
+                signals, bins = self.network.form.probabilities(outputs, self.network.limits[index])
+                binary[rows], watch[rows] = signals.numpy(), bins.numpy()
+                values[rows] = self._values[index].numpy()
+        return AnswerDistribution(binary, watch, values)
 
     def predict(
         self,
@@ -159,27 +170,18 @@ class ResponseModel:
     ) -> np.ndarray:
         """Expected reward (B, N) float32 of every video in states (B, state size)."""
         weight = torch.as_tensor(weights.as_array(), dtype=torch.float32)
-        values = torch.as_tensor(self._watch_values, dtype=torch.float32)
-        network, table = self.network, self._table
+        network, table, values = self.network, self._table, self._values.float()
         users = self._places(user_id, len(states))
         rewards = np.empty((len(states), self.num_videos), dtype=np.float32)
         step = max(1, MATRIX_NUMBERS // (self.num_videos * self.config.hidden_size))
         with torch.no_grad():
-            queries = network.queries(table)  # (N, K, D)
-            from_video = network.from_video(table) + network.from_exposure(table)  # (N, hidden)
             for first in range(0, len(states), step):
                 rows = slice(first, first + step)
                 chunk = _tensor(states[rows])
-                interests, from_state = network.interests(chunk, self._past(chunk))
-                match = torch.einsum("bkd,nkd->bnk", interests, queries)
-                logits, bins = network.head(
-                    from_state[:, None]
-                    + from_video
-                    + network.from_match(match)
-                    + network.person.matrix(users[rows], table)
-                )  # (b, N, 8), (b, N, W)
-                reward = torch.sigmoid(logits) @ weight[list(BINARY_COLUMNS)]
-                reward += weight[WATCH_COLUMN] * (torch.softmax(bins, dim=-1) @ values)
+                outputs = network.matrix(chunk, self._past(chunk), table, users[rows])
+                binary, bins = network.form.probabilities(outputs, network.limits)
+                reward = binary @ weight[list(BINARY_COLUMNS)]  # (b, N, 8) -> (b, N)
+                reward += weight[WATCH_COLUMN] * (bins * values).sum(-1)
                 rewards[rows] = reward.numpy()
         return rewards
 
@@ -241,7 +243,7 @@ class ResponseModel:
                 f"{directory / MODEL_NAME} is damaged: {str(error).splitlines()[0]}; "
                 "fit the response model again"
             ) from None
-        network = ResponseNetwork(config)
+        network = make_network(config)
         _read_weights(directory / WEIGHTS_NAME, digest, network)
         return cls(network, record)
 

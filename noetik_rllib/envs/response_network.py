@@ -1,24 +1,32 @@
-"""The network of the user response model: from a state and a video to what the user would answer.
+"""The networks of the user response model: from a state and a video to what the user would answer.
 
-A user's taste is read from two places. The history: several pools of the past videos, each
-weighing an event by its feedback, are compared with the candidate; so a user never met in fitting
-is modelled from what they watched. And, added to that, a vector of each user that was met: some
-hundred answers say more than the last 16.
+A user's taste is read from two places. The history, so that a user never met in fitting is modelled
+from what they watched: this is where the two families differ. And, added to that, a vector of each
+user that was met: some hundred answers say more than the last 16.
+
+``pooled`` sums the history up first, in several pools that weigh an event by its feedback, and
+compares the pools with the candidate: one hidden layer over a sum of parts. ``attentive`` lets the
+candidate choose what it reads of the history (target attention, as in DIN, Zhou et al. 2018, with
+the scaled dot product for its unit), and has a second hidden layer. A policy that exploits what one
+of them gets wrong meets another error in the other.
 
 A log shows users what its policy thinks they like, so that being shown is a sign of liking. A
 random exposure is not, and neither is what another policy shows: the network knows both kinds apart
-(``uniform``). Shapes: B rows, H history slots, N videos, D embedding size, K interests, W
-watch-ratio bins.
+(``uniform``). Shapes: B rows, H history slots, N videos, D embedding size, K interests.
 """
 
 from __future__ import annotations
+
+import abc
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noetik_rllib.data.signals import BINARY_SIGNALS
+from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.envs.response_answers import SEGMENTS, AnswerForm, thresholds
 from noetik_rllib.iql.networks import (
     ANSWER_SIZE,
     NetworkConfig,
@@ -27,7 +35,18 @@ from noetik_rllib.iql.networks import (
     answer_features,
 )
 from noetik_rllib.offline.catalog import Catalog
-from noetik_rllib.state import CONTEXT_SIZE, USER_SIZE, StateLayout
+from noetik_rllib.state import (
+    CONTEXT_SIZE,
+    LOG_EVENTS,
+    RATE_PSEUDO_COUNT,
+    RATES,
+    USER_SIZE,
+    StateLayout,
+    StateParts,
+)
+
+#: Families of networks: which class answers for ``ResponseConfig.family``.
+Family = Literal["pooled", "attentive"]
 
 
 class ResponseConfig(BaseModel):
@@ -35,14 +54,16 @@ class ResponseConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: Family
     #: Sizes of the dataset and of the video tower.
     tower: NetworkConfig
-    #: Mean watch ratio of the training rows in each bin, ascending, (W,).
-    watch_values: list[float] = Field(min_length=1)
+    #: Mean place of the training rows in each bin of each of the three segments of the watch
+    #: ratio, 0 to 1 (``response_answers``).
+    places: list[list[float]] = Field(min_length=SEGMENTS, max_length=SEGMENTS)
     #: Users with a vector of their own.
     num_users: int = Field(ge=0)
     #: Pools of the history: with fewer than 4, likes and skips could not be told apart from mere
-    #: exposure and recency.
+    #: exposure and recency. Also the heads of the attention.
     pools: int = Field(default=6, ge=1)
     #: Interests read from the user's features and context instead of the history.
     traits: int = Field(default=2, ge=1)
@@ -65,6 +86,16 @@ class Person(nn.Module):
         self.taste = nn.Linear(1, hidden, bias=False)
         with torch.no_grad():
             self.vector.weight.mul_(0.01)
+            nn.init.eye_(self.query.weight)
+
+    def point_at(self, direction: Tensor) -> None:
+        """Let a match with a user's vector move the hidden layer in ``direction`` (hidden,) first.
+
+        The vectors start near 0, where a random direction would have to be unlearnt with a
+        gradient of almost nothing: fitting often stopped before it began.
+        """
+        with torch.no_grad():
+            self.taste.weight.copy_((direction / direction.norm())[:, None])
 
     def forward(self, users: Tensor, videos: Tensor) -> Tensor:
         """Part (B, hidden) for users at places (B,) and embeddings (B, D) of their videos."""
@@ -79,38 +110,108 @@ class Person(nn.Module):
         return self.level(vector)[:, None] + self.taste(match[..., None])
 
 
-class ResponseNetwork(nn.Module):
-    """Logits of the binary signals and of the watch-ratio bins: ``head`` of ``hidden``, plus what
-    ``person`` adds.
+class About(nn.Module):
+    """Features (B, SIZE) of a state's user and context.
 
-    The first layer is a sum of a part of the state, a part of the video and a part of their
-    match, so that scoring a whole catalogue computes the first two once per state and per video.
+    The state's rates are smoothed by 10 imagined events: of a signal met once in 400, a user
+    without it falls to half the mean within 10 events, for no reason. So beside them stands the
+    logarithm of the events seen over those expected, each with one more: a prior of one event,
+    however rare. And of the frequent signals the logarithm of the smoothed rate over the mean.
+    Logarithms of counts and seconds reach 15: a fifth.
+    """
+
+    #: Click, watch ratio and long view, which are not rare.
+    FREQUENT = 3
+    SIZE = USER_SIZE + CONTEXT_SIZE + len(SIGNALS) + FREQUENT
+
+    means: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Mean of each signal in the training part, (9,): the prior of the rates.
+        self.register_buffer("means", torch.ones(len(SIGNALS)))
+
+    def forward(self, parts: StateParts[Tensor]) -> Tensor:
+        """Describe the states of ``parts``, (B, SIZE)."""
+        count = torch.expm1(parts.context[:, LOG_EVENTS, None])
+        rates = parts.context[:, RATES]
+        seen = rates * (count + RATE_PSEUDO_COUNT) - RATE_PSEUDO_COUNT * self.means
+        ratio = torch.log((seen.clamp(min=0.0) + 1) / (count * self.means + 1))
+        scale = torch.ones(CONTEXT_SIZE)
+        scale[RATES.stop :] = 0.2
+        # A log may lack a signal: its rate and mean are 0.
+        rates, means = (part[..., : self.FREQUENT] + 1e-5 for part in (rates, self.means))
+        smooth = 0.5 * torch.log(rates / means)
+        return torch.cat([parts.user, parts.context * scale, ratio, smooth], dim=-1)
+
+
+class ResponseNetwork(nn.Module, abc.ABC):
+    """Outputs of an answer (``AnswerForm``): ``head`` of the hidden layer of a stranger, plus what
+    ``person`` adds to it.
     """
 
     user_id: Tensor
+    limits: Tensor
 
     def __init__(self, config: ResponseConfig, catalog: Catalog | None = None) -> None:
         super().__init__()
         size, hidden = config.tower.embedding_size, config.hidden_size
         self.config = config
         self.layout = StateLayout(config.tower.history_length)
+        self.form = AnswerForm(config.places)
         self.features = VideoFeatures(config.tower, catalog)
         self.tower = VideoTower(config.tower)
-        self.weigh = nn.Linear(ANSWER_SIZE, config.pools)
-        self.traits = nn.Linear(USER_SIZE + CONTEXT_SIZE, config.traits * size)
-        interests = config.pools + config.traits
-        self.query = nn.Linear(size, interests * size, bias=False)
-        self.from_state = nn.Linear(USER_SIZE + CONTEXT_SIZE + config.pools * size, hidden)
+        self.about = About()
         self.from_video = nn.Linear(size, hidden, bias=False)
         self.from_exposure = nn.Linear(size, hidden)
-        self.from_match = nn.Linear(interests, hidden, bias=False)
-        self.output = nn.Linear(hidden, len(BINARY_SIGNALS) + len(config.watch_values))
+        self.output = nn.Linear(hidden, self.form.size)
         self.person = Person(config)
         self.register_buffer("user_id", torch.zeros(config.num_users, dtype=torch.int64))
+        #: Watch ratios from which a play of each video counts as click and long view, (N, 2).
+        self.register_buffer("limits", torch.ones(config.tower.num_videos, 2))
+        if catalog is not None:
+            self.limits.copy_(torch.as_tensor(thresholds(catalog.duration_ms)))
         with torch.no_grad():
             # Without a random exposure to learn from, one means no more than any other.
             self.from_exposure.weight.zero_()
             self.from_exposure.bias.zero_()
+
+    @abc.abstractmethod
+    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """The hidden layer (B, hidden) for one video per state, if the user was never met.
+
+        Args:
+            states: (B, state size).
+            past: embeddings of the history's videos, (B, H, D).
+            videos: embeddings of the candidates, (B, D).
+        """
+
+    @abc.abstractmethod
+    def stranger_matrix(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """The same (B, N, hidden) for all videos, with embeddings (N, D)."""
+
+    def hidden(self, states: Tensor, past: Tensor, videos: Tensor, uniform: Tensor) -> Tensor:
+        """``stranger`` (B, hidden), told how the video was chosen.
+
+        Args:
+            states: (B, state size).
+            past: embeddings of the history's videos, (B, H, D).
+            videos: embeddings of the candidates, (B, D).
+            uniform: 1.0 where being shown says nothing of the user's taste, else 0.0, (B,).
+        """
+        hidden = self.stranger(states, past, videos) + self.from_video(videos)
+        return hidden + uniform[:, None] * self.from_exposure(videos)
+
+    def matrix(self, states: Tensor, past: Tensor, videos: Tensor, users: Tensor) -> Tensor:
+        """Outputs (B, N, size) of uniformly chosen videos (N, D) for users at places (B,)."""
+        hidden = self.stranger_matrix(states, past, videos)
+        hidden = hidden + (self.from_video(videos) + self.from_exposure(videos))
+        return self.head(hidden + self.person.matrix(users, videos))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Outputs (..., size) from (..., hidden)."""
+        outputs: Tensor = self.output(F.gelu(hidden))
+        return outputs
 
     def places(self, user_id: Tensor) -> Tensor:
         """Place of each user id (B,) among the vectors, int64; 0 where the user has none."""
@@ -132,6 +233,23 @@ class ResponseNetwork(nn.Module):
         )
         return self.tower(self.features, distinct), place[:, :-1], place[:, -1]
 
+
+class PooledNetwork(ResponseNetwork):
+    """The history in pools: a sum of a part of the state, of the video and of their match.
+
+    Scoring a whole catalogue computes the first two once per state and per video.
+    """
+
+    def __init__(self, config: ResponseConfig, catalog: Catalog | None = None) -> None:
+        super().__init__(config, catalog)
+        size, hidden = config.tower.embedding_size, config.hidden_size
+        self.weigh = nn.Linear(ANSWER_SIZE, config.pools)
+        self.traits = nn.Linear(About.SIZE, config.traits * size)
+        interests = config.pools + config.traits
+        self.query = nn.Linear(size, interests * size, bias=False)
+        self.from_state = nn.Linear(About.SIZE + config.pools * size, hidden)
+        self.from_match = nn.Linear(interests, hidden, bias=False)
+
     def interests(self, states: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Read what a user is after.
 
@@ -148,7 +266,7 @@ class ResponseNetwork(nn.Module):
         count = parts.present.sum(1) + 2.0
         # (B, pools, H) @ (B, H, D) -> (B, pools, D)
         pools = weight.transpose(1, 2) @ past / count[:, None, None]
-        about = torch.cat([parts.user, parts.context], dim=-1)
+        about = self.about(parts)
         # (B, traits * D) -> (B, traits, D)
         traits = self.traits(about).view(len(states), self.config.traits, -1)
         hidden = self.from_state(torch.cat([about, pools.flatten(1)], dim=-1))
@@ -160,21 +278,77 @@ class ResponseNetwork(nn.Module):
         # (M, K * D) -> (M, K, D)
         return self.query(videos).view(len(videos), -1, size) * size**-0.5
 
-    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the binary signals (..., 8) and bins (..., W) from (..., hidden)."""
-        out = self.output(F.gelu(hidden))
-        return out[..., : len(BINARY_SIGNALS)], out[..., len(BINARY_SIGNALS) :]
-
-    def hidden(self, states: Tensor, past: Tensor, videos: Tensor, uniform: Tensor) -> Tensor:
-        """The hidden layer (B, hidden) for one video per state, if the user was never met.
-
-        Args:
-            states: (B, state size).
-            past: embeddings of the history's videos, (B, H, D).
-            videos: embeddings of the candidates, (B, D).
-            uniform: 1.0 where being shown says nothing of the user's taste, else 0.0, (B,).
-        """
+    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger``."""
         interests, hidden = self.interests(states, past)
         match = (interests * self.queries(videos)).sum(-1)  # (B, K)
-        hidden = hidden + self.from_video(videos) + self.from_match(match)
-        return hidden + uniform[:, None] * self.from_exposure(videos)
+        return hidden + self.from_match(match)
+
+    def stranger_matrix(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_matrix``."""
+        interests, hidden = self.interests(states, past)
+        match = torch.einsum("bkd,nkd->bnk", interests, self.queries(videos))
+        return hidden[:, None] + self.from_match(match)
+
+
+class AttentiveNetwork(ResponseNetwork):
+    """The history as the candidate attends to it, then a second hidden layer."""
+
+    def __init__(self, config: ResponseConfig, catalog: Catalog | None = None) -> None:
+        super().__init__(config, catalog)
+        size, hidden = config.tower.embedding_size, config.hidden_size
+        self.query = nn.Linear(size, size, bias=False)
+        self.key = nn.Linear(size + ANSWER_SIZE, size)
+        self.value = nn.Linear(size + ANSWER_SIZE, hidden)
+        self.from_state = nn.Linear(About.SIZE + ANSWER_SIZE, hidden)
+        self.deep = nn.Linear(hidden, hidden)
+
+    def read(self, states: Tensor, past: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the state's part (B, hidden), keys (B, H + 1, D), values (B, H + 1, hidden), and
+        what is added to the attention's logits (B, H + 1).
+
+        The last slot is empty: what a candidate attends to that finds nothing of interest.
+        """
+        parts = self.layout.unpack(states)
+        answers = answer_features(parts) * parts.present[..., None]
+        events = torch.cat([past, answers], dim=-1)
+        keys = F.pad(self.key(events), (0, 0, 0, 1))
+        values = F.pad(self.value(events), (0, 0, 0, 1))
+        absent = F.pad(torch.where(parts.present, 0.0, -1e9), (0, 1))
+        mean = answers.sum(1) / (parts.present.sum(1, keepdim=True) + 2.0)
+        hidden = self.from_state(torch.cat([self.about(parts), mean], dim=-1))
+        return hidden, keys, values, absent
+
+    def queries(self, videos: Tensor) -> Tensor:
+        """What a video with embedding (M, D) looks for, (M, D)."""
+        queries: Tensor = self.query(videos) * self.config.tower.embedding_size**-0.5
+        return queries
+
+    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger``."""
+        hidden, keys, values, absent = self.read(states, past)
+        weight = torch.softmax((keys @ self.queries(videos)[..., None])[..., 0] + absent, dim=-1)
+        return hidden + (weight[:, None] @ values)[:, 0]
+
+    def stranger_matrix(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_matrix``."""
+        hidden, keys, values, absent = self.read(states, past)
+        scores = torch.einsum("bhd,nd->bnh", keys, self.queries(videos))
+        weight = torch.softmax(scores + absent[:, None], dim=-1)
+        return hidden[:, None] + weight @ values
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Outputs (..., size) from (..., hidden), through a second hidden layer."""
+        outputs: Tensor = self.output(F.gelu(hidden + self.deep(F.gelu(hidden))))
+        return outputs
+
+
+FAMILIES: dict[Family, type[ResponseNetwork]] = {
+    "pooled": PooledNetwork,
+    "attentive": AttentiveNetwork,
+}
+
+
+def make_network(config: ResponseConfig, catalog: Catalog | None = None) -> ResponseNetwork:
+    """Make the network of a configuration, with a catalogue or to be filled by a saved state."""
+    return FAMILIES[config.family](config, catalog)

@@ -6,9 +6,13 @@ policies can be compared on the same luck, and a session can be replayed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import torch
 
 from noetik_rllib.data.signals import (
     BINARY_SIGNALS,
@@ -55,36 +59,108 @@ def sample_signals(distribution: AnswerDistribution, uniforms: np.ndarray) -> np
     above = 1.0 - np.cumsum(distribution.watch, axis=1)
     bins = (above > uniforms[:, :1]).sum(axis=1)
     # Rounding may leave the last share a hair above 0.
-    bins = np.minimum(bins, len(distribution.watch_values) - 1)
-    signals[:, WATCH_COLUMN] = distribution.watch_values[bins]
+    bins = np.minimum(bins, distribution.watch.shape[1] - 1)
+    values = np.broadcast_to(distribution.watch_values, distribution.watch.shape)
+    signals[:, WATCH_COLUMN] = values[np.arange(len(bins)), bins]
     return signals
 
 
+class UserModel(Protocol):
+    """Whoever answers: a fitted model, or the truth of a synthetic world."""
+
+    @property
+    def layout(self) -> StateLayout:
+        """Layout of the states that it reads."""
+        ...
+
+    @property
+    def num_videos(self) -> int:
+        """Videos that it can be shown: 0 to ``num_videos`` - 1."""
+        ...
+
+    @property
+    def num_uniforms(self) -> int:
+        """Uniform numbers per answer."""
+        ...
+
+    def signals(
+        self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray, uniforms: np.ndarray
+    ) -> np.ndarray:
+        """Draw answers (B, 9) float32, in ``SIGNALS`` order; arguments as ``Simulator.answer``."""
+        ...
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on the calling thread alone.
+
+    The matrices of a step are small: a second thread gains nothing at 256 users, and waiting for
+    it cost 10 ms instead of 0.7 ms a step where other processes were busy on the same two cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class FittedUsers:
+    """Users who answer as a response model says.
+
+    Args:
+        model: fitted response model.
+    """
+
+    num_uniforms = NUM_UNIFORMS
+
+    def __init__(self, model: ResponseModel) -> None:
+        self.model = model
+        self.layout: StateLayout = model.layout
+        self.num_videos: int = model.num_videos
+
+    def signals(
+        self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray, uniforms: np.ndarray
+    ) -> np.ndarray:
+        """Draw answers (B, 9) float32, in ``SIGNALS`` order; arguments as ``Simulator.answer``."""
+        with torch.inference_mode(), _one_thread():
+            distribution = self.model.distribution(states, videos, user_id)
+        return sample_signals(distribution, uniforms)
+
+
 @dataclass(frozen=True)
-class Step:
+class Answer:
     """Answers of B users: ``signals`` (B, 9) in ``SIGNALS`` order, ``logged`` (B,) bool, True
-    where the answer is a logged one, and ``next_states`` (B, state size) float32.
+    where the answer is a logged one, and ``seconds`` (B,) until the next request.
     """
 
     signals: np.ndarray
     logged: np.ndarray
+    seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step(Answer):
+    """Answers and the states that follow, ``next_states`` (B, state size) float32."""
+
     next_states: np.ndarray
 
 
 class Simulator:
-    """Users who answer videos as a response model says, or as the log says where it can.
+    """Users who answer videos as a user model says, or as the log says where it can.
 
     Args:
-        model: response model.
+        users: user model.
         duration_ms: duration of each video, (N,), 0 where unknown.
         logged: logged answers, which go before the model's; None asks the model alone.
     """
 
     def __init__(
-        self, model: ResponseModel, duration_ms: np.ndarray, logged: LoggedAnswers | None = None
+        self, users: UserModel, duration_ms: np.ndarray, logged: LoggedAnswers | None = None
     ) -> None:
-        self.model = model
-        self.layout: StateLayout = model.layout
+        self.users = users
+        self.layout = users.layout
+        self.num_videos = users.num_videos
         self._logged = logged
         full = np.where(duration_ms > 0, duration_ms, UNKNOWN_DURATION_FULL_VIEW_MS)
         self._full_view_seconds = full / 1000.0
@@ -93,34 +169,59 @@ class Simulator:
     def for_dataset(
         cls, dataset: OfflineDataset, model: ResponseModel, logged: LoggedAnswers | None = None
     ) -> Simulator:
-        """Simulate on a dataset's catalogue.
+        """Simulate users with a fitted model on a dataset's catalogue.
 
         Raises:
             UserError: the model was fitted on another dataset.
         """
         model.check_dataset(dataset)
-        return cls(model, dataset.catalog.duration_ms, logged)
+        return cls(FittedUsers(model), dataset.catalog.duration_ms, logged)
 
-    def step(
+    def answer(
         self,
         states: np.ndarray,
         user_id: np.ndarray,
         videos: np.ndarray,
         uniforms: np.ndarray,
-    ) -> Step:
+        *,
+        known: np.ndarray | None = None,
+        skipped: np.ndarray | None = None,
+    ) -> Answer:
         """Show one video to each of B users.
 
         Args:
             states: (B, state size) float32.
             user_id: whose states they are, (B,).
             videos: index of the video, (B,) int64.
-            uniforms: random numbers in [0, 1), (B, NUM_UNIFORMS). A logged answer leaves its row
-                unused, so that the luck of later steps does not depend on it.
+            uniforms: random numbers in [0, 1), (B, ``users.num_uniforms``). A logged answer leaves
+                its row unused, so that the luck of later steps does not depend on it.
+            known: (B,) bool, True where the user has seen the video just before: a logged answer
+                was to a new video, and is not used again.
+            skipped: (B,) bool, True where the user skips the video at once, every signal 0,
+                unless there is a logged answer to it.
         """
-        signals = sample_signals(self.model.distribution(states, videos, user_id), uniforms)
         found = np.zeros(len(videos), dtype=bool)
+        signals = np.zeros((len(videos), len(SIGNALS)), dtype=np.float32)
         if self._logged is not None:
-            found, answers = self._logged.find(user_id, videos)
-            signals[found] = answers
+            found, logged = self._logged.find(user_id, videos)
+            signals[found] = logged
+            if known is not None:
+                signals[found & known] = 0.0
+                found &= ~known
+        asked = ~found if skipped is None else ~(found | skipped)
+        if asked.all():
+            signals = self.users.signals(states, user_id, videos, uniforms)
+        elif asked.any():
+            signals[asked] = self.users.signals(
+                states[asked], user_id[asked], videos[asked], uniforms[asked]
+            )
         seconds = signals[:, WATCH_COLUMN] * self._full_view_seconds[videos] + PAUSE_SECONDS
-        return Step(signals, found, advance(self.layout, states, videos, signals, seconds))
+        return Answer(signals, found, seconds)
+
+    def step(
+        self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray, uniforms: np.ndarray
+    ) -> Step:
+        """Show one new video to each of B users; arguments as ``answer``."""
+        answer = self.answer(states, user_id, videos, uniforms)
+        after = advance(self.layout, states, videos, answer.signals, answer.seconds)
+        return Step(answer.signals, answer.logged, answer.seconds, after)

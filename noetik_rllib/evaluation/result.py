@@ -14,7 +14,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.io import write_json
 
 METRICS_NAME = "metrics.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: Metrics of a policy: the reward, then every signal; all are means per recommended video.
 METRICS = ("reward", *SIGNALS)
 

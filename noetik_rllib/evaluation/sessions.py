@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.envs.simulator import NUM_UNIFORMS, Simulator
+from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import Starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.policies import Policy
@@ -101,7 +101,7 @@ def run_sessions(
     Raises:
         UserError: the catalogue has fewer videos than a session has steps.
     """
-    num_videos = simulator.model.num_videos
+    num_videos = simulator.num_videos
     if num_videos < steps:
         raise UserError(
             f"the catalogue has {num_videos} videos: a session of {steps} steps that shows none "
@@ -114,7 +114,7 @@ def run_sessions(
     videos = np.empty((count, steps), dtype=np.int64)
     signals = np.empty((count, steps, len(SIGNALS)), dtype=np.float32)
     for step in range(steps):
-        uniforms = np.random.default_rng([seed, step]).random((count, NUM_UNIFORMS))
+        uniforms = np.random.default_rng([seed, step]).random((count, simulator.users.num_uniforms))
         for first in range(0, count, chunk):
             rows = slice(first, first + chunk)
             scores = policy.score(states[rows])

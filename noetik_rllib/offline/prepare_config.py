@@ -23,6 +23,8 @@ class PrepareConfig:
         episode_steps: longest episode; 10, the length of an environment's episode.
         split: "user" cuts each user's own last 20 %, so that every user with some rows is in
             train and in test; "time" cuts at one moment for all.
+        split_time_ms: that moment, ms since the Unix epoch; where 80 % of the rows come before it,
+            if not given.
         random_in_train: add the uniformly exposed rows before the split, of users that are not
             held out, to train; the part random then lacks them.
         held_out_users: share of users kept from training, to fit and start the evaluation's
@@ -38,6 +40,7 @@ class PrepareConfig:
     history_length: int = 16
     episode_steps: int = 10
     split: Split = "user"
+    split_time_ms: int | None = None
     random_in_train: bool = False
     held_out_users: float = 0.2
     seed: int = 0
@@ -57,3 +60,5 @@ class PrepareConfig:
             raise UserError(f"seed is {self.seed}: expected 0 or more")
         if self.random_pool is not None and not 1 <= self.random_pool <= MAX_POOL:
             raise UserError(f"random pool is {self.random_pool}: expected 1 to {MAX_POOL:,} videos")
+        if self.split_time_ms is not None and self.split != "time":
+            raise UserError("a split time needs the split 'time', which cuts at one moment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -77,6 +78,18 @@ class TimeQuantile:
         until = np.cumsum(self._counts)
         place = np.searchsorted(until, share * until[-1])
         return (int(self._seconds[place]) + 1) * 1000
+
+
+def split_moment(shards: Iterable[np.ndarray]) -> int:
+    """Return the moment, in ms, before which ``TRAIN_SHARE`` of all rows lie.
+
+    Args:
+        shards: times of the standard rows, (N,) int64 ms each.
+    """
+    quantile = TimeQuantile()
+    for time_ms in shards:
+        quantile.add(time_ms)
+    return quantile.at(TRAIN_SHARE)
 
 
 def held_out(user_id: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -29,11 +29,10 @@ from noetik_rllib.offline.split import (
     JUDGE,
     NEVER_MS,
     TRAIN,
-    TRAIN_SHARE,
-    TimeQuantile,
     held_out,
     part_of,
     require_parts,
+    split_moment,
     user_split_times,
 )
 from noetik_rllib.state import MAX_VIDEOS, StateLayout
@@ -229,10 +228,10 @@ class _Preparation:
         """Find every user's split time, and with it the part of each row."""
         n = len(self.user_id)
         if self.config.split == "time":
-            quantile = TimeQuantile()
-            for log in self.data.logs:
-                quantile.add(log.time_ms[~log.is_random])
-            self.split_ms = np.full(n, quantile.at(TRAIN_SHARE), dtype=np.int64)
+            moment = self.config.split_time_ms
+            if moment is None:
+                moment = split_moment(log.time_ms[~log.is_random] for log in self.data.logs)
+            self.split_ms = np.full(n, moment, dtype=np.int64)
         else:
             self.split_ms = np.full(n, NEVER_MS, dtype=np.int64)
             for log in self.data.logs:

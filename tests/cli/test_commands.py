@@ -22,6 +22,7 @@ COMMANDS = [
     ("data", "describe"),
     ("data", "download"),
     ("data", "verify"),
+    ("user-model", "fit"),
     ("train",),
     ("evaluate",),
     ("explain",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,11 +13,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 import noetik_rllib  # noqa: F401 (registers the environment)
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.kuairand_env import KuaiRandEnv
+from noetik_rllib.envs.response_model import MODEL_NAME, WEIGHTS_NAME, ResponseModel
+from noetik_rllib.envs.vector_env import KuaiRandVectorEnv
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import PARTS
 from tests.envs.planted import Planted
@@ -50,11 +54,30 @@ def rollout(env: gymnasium.Env, seed: int, steps: int = 10) -> list[Any]:
     return trajectory
 
 
-@pytest.mark.parametrize("user_model", ["logged", "model"])
-@pytest.mark.parametrize("mask_seen", [False, True])
-def test_gymnasium_accepts_it(options: dict[str, Any], user_model: str, mask_seen: bool) -> None:
+@pytest.fixture(scope="module")
+def of_world(world: Planted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options of an environment whose users answer as the planted world says."""
+    folder = tmp_path_factory.getbasetemp() / "planted" / "world"
+    return {"data": world.dataset.directory, "user_model": "world", "world": folder}
+
+
+@pytest.mark.parametrize("user_model", ["logged", "model", "world"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"mask_seen": True},
+        {"dynamics": {"patience": True}},
+        {"dynamics": {"patience": True, "returns": True}},
+    ],
+    ids=str,
+)
+def test_gymnasium_accepts_it(
+    options: dict[str, Any], of_world: dict[str, Any], user_model: str, more: dict[str, Any]
+) -> None:
     """Libraries that rely on Gymnasium's contract would misbehave."""
-    env = KuaiRandEnv(**options, user_model=user_model, mask_seen=mask_seen)
+    chosen = of_world if user_model == "world" else {**options, "user_model": user_model}
+    env = KuaiRandEnv(**chosen, **more)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env, skip_render_check=True)
@@ -172,19 +195,24 @@ def test_sessions_start_in_real_states_of_the_user(options: dict[str, Any], worl
 def test_seen_videos_are_masked_and_worth_nothing(options: dict[str, Any]) -> None:
     """An agent would collect the reward of one good video ten times."""
     env = KuaiRandEnv({**options, "mask_seen": True})
-    _, info = env.reset(seed=6)
-    assert info["action_mask"].tolist() == [1] * 60
-    first = env.step(9)[4]["action_mask"]
-    assert first.sum() == 59
-    assert first[9] == 0
-    _, reward, _, _, info = env.step(9)
+    state, info = env.reset(seed=6)
+    begun = info["action_mask"]
+    # What the history holds has been seen too.
+    past = env.dataset.layout.unpack(state).video_index
+    assert np.flatnonzero(begun == 0).tolist() == sorted(set(past.tolist()))
+    video = int(np.flatnonzero(begun)[0])
+    first = env.step(np.int64(video))[4]["action_mask"]
+    assert first.sum() == begun.sum() - 1
+    assert first[video] == 0
+    _, reward, _, _, info = env.step(np.int64(video))
     assert reward == 0
     assert not any(info[name] for name in SIGNALS)
     assert info["logged"] is False
-    assert first.sum() == 59, "an earlier info must not change"
-    assert env.reset(seed=6)[1]["action_mask"].all()
+    assert info["repeated"] is True
+    assert first.sum() == begun.sum() - 1, "an earlier info must not change"
+    assert env.reset(seed=6)[1]["action_mask"].tolist() == begun.tolist()
     # Gymnasium's own sampling understands the mask.
-    assert env.action_space.sample(mask=first) != 9
+    assert env.action_space.sample(mask=first) != video
 
 
 def test_users_can_be_restricted(options: dict[str, Any], world: Planted) -> None:
@@ -206,6 +234,12 @@ def test_users_can_be_restricted(options: dict[str, Any], world: Planted) -> Non
         ({"horizon": 0}, "option 'horizon'"),
         ({"reward": {"clicks": 1.0}}, "unknown signal 'clicks'"),
         ({"response_model": "no/such/model"}, "no/such/model is not a response model"),
+        ({"user_model": "world"}, "option 'world': user_model 'world' needs the folder"),
+        ({"world": "data/world"}, "option 'world': user_model 'logged' does not ask"),
+        ({"repeat_interest": 1.5}, "option 'repeat_interest'"),
+        ({"dynamics": {"patiense": True}}, "option 'dynamics.patiense'"),
+        ({"dynamics": {"returns": True}}, "option 'dynamics.returns': nobody leaves"),
+        ({"dynamics": {"patience": {"videos_per_session": 1}}}, "videos_per_session"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], change: dict[str, Any], message: str) -> None:
@@ -226,9 +260,58 @@ def test_wrong_calls_are_refused(options: dict[str, Any]) -> None:
     for action in (-1, 60, 1.5):
         with pytest.raises(ValueError, match="0 to 59"):
             env.step(action)
+    rollout(env, seed=0)
+    with pytest.raises(RuntimeError, match="no running episode"):
+        env.step(0)
+
+
+def test_a_given_state_is_checked(options: dict[str, Any]) -> None:
+    """A session would go on from numbers that are no state, to answers that mean nothing."""
+    env = KuaiRandEnv(options)
+    good = env.reset(seed=0)[0]
+    np.testing.assert_array_equal(env.reset(options={"state": good})[0], good)
+    assert env.reset(options={"state": good})[1]["user_id"] == -1
+    for change in (np.nan, 1e9, 60.5):
+        bad = good.copy()
+        bad[32] = change  # the video of the newest event
+        with pytest.raises(UserError, match="reset option 'state'"):
+            env.reset(options={"state": bad})
+    with pytest.raises(UserError, match="of shape \\(3,\\)"):
+        env.reset(options={"state": [1, 2, 3]})
 
 
 def test_a_model_of_another_dataset_is_refused(options: dict[str, Any], tiny_dataset: Path) -> None:
     """Video 5 of one catalogue is not video 5 of another."""
     with pytest.raises(UserError, match="fitted on another dataset"):
         KuaiRandEnv({**options, "data": tiny_dataset})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("layout", "has layout_version 0; this release reads"),
+        ("cut", "weights.safetensors is damaged: its checksum"),
+        ("nan", "holds weights that are not numbers"),
+    ],
+)
+@pytest.mark.parametrize("kind", [KuaiRandEnv, KuaiRandVectorEnv])
+def test_a_bad_model_is_refused(
+    options: dict[str, Any], tmp_path: Path, kind: type, damage: str, message: str
+) -> None:
+    """Users would answer with noise, or an environment would end in a traceback."""
+    model = tmp_path / "model"
+    shutil.copytree(options["response_model"], model)
+    if damage == "layout":
+        content = json.loads((model / MODEL_NAME).read_text())
+        (model / MODEL_NAME).write_text(json.dumps(content | {"layout_version": 0}))
+    elif damage == "cut":
+        weights = (model / WEIGHTS_NAME).read_bytes()
+        (model / WEIGHTS_NAME).write_bytes(weights[: len(weights) // 2])
+    else:
+        broken = ResponseModel.load(model)
+        with torch.no_grad():
+            next(broken.network.parameters()).fill_(float("nan"))
+        broken.save(model)
+    with pytest.raises(UserError, match=message) as caught:
+        kind(config={**options, "response_model": model})
+    assert "\n" not in str(caught.value)

@@ -133,9 +133,11 @@ def test_expected_signals_are_those_of_the_distribution(world: Planted) -> None:
     np.testing.assert_allclose(answers.watch.sum(1), 1, atol=1e-9)
     assert (answers.binary >= 0).all()
     assert (answers.binary <= 1).all()
-    assert (np.diff(answers.watch_values) > 0).all()
+    # A segment of no width, such as a click without a long view of a video of 5 s, is one value.
+    assert (np.diff(answers.watch_values) >= 0).all()
     ratio = answers.expected[:, SIGNALS.index("watch_ratio")]
-    np.testing.assert_allclose(ratio, answers.watch @ answers.watch_values, rtol=1e-6)
+    mean = (answers.watch * answers.watch_values).sum(1)
+    np.testing.assert_allclose(ratio, mean, rtol=1e-6)
 
 
 def test_saved_model_answers_the_same(world: Planted, tmp_path: Path) -> None:

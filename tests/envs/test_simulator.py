@@ -8,7 +8,7 @@ import pytest
 from noetik_rllib.data.signals import BINARY_COLUMNS, SIGNALS
 from noetik_rllib.envs.logged import LoggedAnswers
 from noetik_rllib.envs.response_model import AnswerDistribution
-from noetik_rllib.envs.simulator import NUM_UNIFORMS, Simulator, sample_signals
+from noetik_rllib.envs.simulator import NUM_UNIFORMS, FittedUsers, Simulator, sample_signals
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.state import advance
@@ -129,7 +129,7 @@ def test_time_passes_as_watched(world: Planted) -> None:
     states, users = starts.states[:4], starts.user_id[:4]
     duration_ms = world.dataset.catalog.duration_ms.copy()
     duration_ms[0] = 0
-    simulator = Simulator(world.model, duration_ms)
+    simulator = Simulator(FittedUsers(world.model), duration_ms)
     videos = np.array([0, 1, 0, 2])
     step = simulator.step(states, users, videos, np.full((4, NUM_UNIFORMS), 0.3))
     full = np.where(duration_ms[videos] > 0, duration_ms[videos], 18_000) / 1000

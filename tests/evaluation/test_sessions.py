@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from noetik_rllib.envs.simulator import Simulator
+from noetik_rllib.envs.simulator import FittedUsers, Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluate import Course, compare, prepare_course
@@ -99,7 +99,8 @@ def test_only_held_out_users_start_and_from_the_test_part(course: Course, world:
 
 def test_judge_is_fitted_on_the_held_out_users_alone(course: Course, world: Planted) -> None:
     """A policy could exploit the very model that it, or its environment, was fitted with."""
-    judge = course.simulator.model
+    assert isinstance(course.simulator.users, FittedUsers)
+    judge = course.simulator.users.model
     users = world.dataset.users
     assert course.judge.fitted_on.part == "judge"
     assert np.isin(judge.network.user_id.numpy(), users.user_id[users.held_out]).all()

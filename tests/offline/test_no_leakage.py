@@ -140,7 +140,7 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def _poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> None:
+def poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> None:
     """Overwrite every outcome at or after its user's split time in all logs of a world.
 
     ``origin``: what was shown, and when, too.
@@ -179,7 +179,7 @@ def test_poisoning_the_test_rows_changes_nothing_that_was_trained_on(
     clean = prepare(tiny_world, tmp_path / "clean", config)
     users = OfflineDataset(tmp_path / "clean").users
     split_ms = dict(zip(users.user_id.tolist(), users.split_ms.tolist(), strict=True))
-    _poison(poisoned, split_ms, origin=origin)
+    poison(poisoned, split_ms, origin=origin)
     manifest = prepare(poisoned, tmp_path / "dataset", config)
 
     names = ["train", "judge"]

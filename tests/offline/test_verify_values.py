@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.verify import verify
-from noetik_rllib.offline.writer import PrepareConfig, prepare
+from noetik_rllib.offline.writer import prepare
 from tests.offline.corruptions import (
     JUDGE,
     RANDOM,
