@@ -304,3 +304,16 @@ def test_after_a_kill_the_next_one_works_and_clears_up(world: Path) -> None:
     assert OfflineDataset(world / "set").load("train", ["t"])["t"].size
     names = {entry.name for entry in world.iterdir()}
     assert names == {"data", "world.json", "set", *kept}
+
+
+def test_sigterm_leaves_nothing(world: Path) -> None:
+    """Fails if a supervisor that stops a command has to clear up after it."""
+    log = world / "data" / LOG
+    log.unlink()
+    os.mkfifo(log)
+    process = prepare_process(world)
+    with log.open("wb"):  # returns once the other process opens it: it is in the middle of its work
+        process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert sorted(entry.name for entry in world.iterdir()) == ["data", "world.json"]
