@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -154,12 +155,23 @@ def _text(interval: Intervals) -> str:
 @click.option("--users", default=500, show_default=True, help="Held-out users.")
 @click.option("--sessions", default=2, show_default=True, help="Sessions of each.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--split-at",
+    default="2022-05-01T00:00+08:00",
+    show_default=True,
+    help="The moment up to which is fitted: the random log begins on 22 April, after most users' "
+    "own splits, and without it the simulators know only what the logging policy chose.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def main(world: Path, users: int, sessions: int, seed: int, as_json: bool) -> None:
+def main(
+    *, world: Path, users: int, sessions: int, seed: int, split_at: str, as_json: bool
+) -> None:
     """Fit both simulators and send ten policies through sessions of each and of the truth."""
     with tempfile.TemporaryDirectory() as folder, progress_bar("simulators") as update:
         update("preparing", 0.0)
-        prepare(world, Path(folder) / "data", PrepareConfig(seed=seed))
+        moment = round(datetime.fromisoformat(split_at).timestamp() * 1000)
+        config = PrepareConfig(split="time", split_time_ms=moment, seed=seed)
+        prepare(world, Path(folder) / "data", config)
         dataset = OfflineDataset(Path(folder) / "data")
         update("fitting the training simulator", 0.1)
         trained = fit_response_model(dataset, "train", seed=seed)
