@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from noetik_rllib.envs.response_training import (
     start_at_base_rates,
     train_network,
 )
+from noetik_rllib.envs.threads import one_thread
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.networks import NetworkConfig
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -88,7 +88,7 @@ def fit_response_model(
         places=places,
         num_users=len(users),
     )
-    with _one_thread():
+    with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = make_network(config, dataset.catalog)
@@ -116,21 +116,6 @@ def fit_response_model(
         validation_loss=loss,
     )
     return ResponseModel(network, record)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread, then give it back what it had.
-
-    The batches are small: a second thread saves little where a core is free, and where none is,
-    waiting for it took ten times as long as the work. And sums come out the same everywhere.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[str, np.ndarray]:

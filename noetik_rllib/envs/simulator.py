@@ -6,8 +6,6 @@ policies can be compared on the same luck, and a session can be replayed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +19,7 @@ from noetik_rllib.data.signals import (
 )
 from noetik_rllib.envs.logged import LoggedAnswers
 from noetik_rllib.envs.response_model import WATCH_COLUMN, AnswerDistribution, ResponseModel
+from noetik_rllib.envs.threads import one_thread
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import StateLayout, advance
 
@@ -90,21 +89,6 @@ class UserModel(Protocol):
         ...
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on the calling thread alone.
-
-    The matrices of a step are small: a second thread gains nothing at 256 users, and waiting for
-    it cost 10 ms instead of 0.7 ms a step where other processes were busy on the same two cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class FittedUsers:
     """Users who answer as a response model says.
 
@@ -123,7 +107,7 @@ class FittedUsers:
         self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray, uniforms: np.ndarray
     ) -> np.ndarray:
         """Draw answers (B, 9) float32, in ``SIGNALS`` order; arguments as ``Simulator.answer``."""
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             distribution = self.model.distribution(states, videos, user_id)
         return sample_signals(distribution, uniforms)
 
