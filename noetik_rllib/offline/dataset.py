@@ -42,7 +42,11 @@ COLUMNS = RLLIB_COLUMNS + SIGNALS + ORIGIN_COLUMNS
 USERS_NAME = "users.parquet"
 #: What ids stand for where a log's ids are texts: of "users" and "items", id -> text.
 KEYS_NAME = "keys.json"
-_PART_FILE = re.compile(rf"(json/)?({'|'.join(PARTS)})/part-\d+\.(parquet|json)")
+#: Names that a dataset's files may have, the manifest apart.
+DATASET_FILES = re.compile(
+    rf"{re.escape(CATALOG_NAME)}|{re.escape(USERS_NAME)}|{re.escape(KEYS_NAME)}"
+    rf"|({'|'.join(PARTS)})/part-\d+\.parquet|json/({'|'.join(PARTS)})/part-\d+\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,11 @@ def foreign_file(directory: Path) -> Path | None:
 
     Files go by their names, so that a damaged dataset, or one of another version, is known too.
     """
-    own = {MANIFEST_NAME, CATALOG_NAME, USERS_NAME, KEYS_NAME}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if name not in own and not _PART_FILE.fullmatch(name):
+        if name != MANIFEST_NAME and not DATASET_FILES.fullmatch(name):
             return path
     return None
 

@@ -6,7 +6,6 @@ It streams over the files, so its memory does not grow with the dataset.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,13 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.catalog import CATALOG_NAME
 from noetik_rllib.offline.columns import column_to_numpy
-from noetik_rllib.offline.dataset import COLUMNS, KEYS_NAME, USERS_NAME, OfflineDataset
+from noetik_rllib.offline.dataset import (
+    COLUMNS,
+    DATASET_FILES,
+    KEYS_NAME,
+    USERS_NAME,
+    OfflineDataset,
+)
 from noetik_rllib.offline.findings import EnoughError, Findings
 from noetik_rllib.offline.manifest import MANIFEST_NAME, StoredFile
 from noetik_rllib.offline.split import PARTS
@@ -33,12 +38,6 @@ from noetik_rllib.offline.verify_tables import TableCheck, check_manifest
 _ROWS = 16_384
 #: Share of the time that checksums take, for the progress bar.
 _CHECKSUM_SHARE = 0.1
-
-#: Names that a dataset's files may have, the manifest apart.
-_FILES = re.compile(
-    rf"{re.escape(CATALOG_NAME)}|{re.escape(USERS_NAME)}|{re.escape(KEYS_NAME)}"
-    rf"|({'|'.join(PARTS)})/part-\d+\.parquet|json/({'|'.join(PARTS)})/part-\d+\.json"
-)
 
 _CONSTANTS = {"agent_id": "default_agent", "module_id": "default_policy"}
 _TYPES = {
@@ -143,7 +142,7 @@ class _Verification:
 
     def _files(self) -> None:
         stored, directory = self.manifest.files, self.dataset.directory
-        for name in sorted(name for name in stored if not _FILES.fullmatch(name)):
+        for name in sorted(name for name in stored if not DATASET_FILES.fullmatch(name)):
             self._add("files", f"{MANIFEST_NAME}: files names {name}; expected no such file", name)
         there = {
             path.relative_to(directory).as_posix()

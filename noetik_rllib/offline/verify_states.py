@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from noetik_rllib.data.spans import beginnings
 from noetik_rllib.offline.history import HistoryIndex, Requests, local_seconds
 from noetik_rllib.offline.split import PARTS
 from noetik_rllib.offline.verify_history import History, NoHistoryError, histories
@@ -142,9 +143,7 @@ class RebuiltStates:
             )
 
         # Rows of one request on one page share a state.
-        first = np.ones(len(place), dtype=bool)
-        request, tab = index.request_start[place], index.log.tab[place]
-        first[1:] = (request[1:] != request[:-1]) | (tab[1:] != tab[:-1])
+        first = beginnings(index.request_start[place], index.log.tab[place])
         states = index.states(index.before(place[first]))
         if not first.all():
             states = states[np.cumsum(first) - 1]
