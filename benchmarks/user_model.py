@@ -29,6 +29,7 @@ from noetik_rllib.cli.errors import run
 from noetik_rllib.data.signals import BINARY_COLUMNS, BINARY_SIGNALS, SIGNALS
 from noetik_rllib.envs.response_answers import thresholds
 from noetik_rllib.envs.response_fit import VALIDATION_SHARE, fit_response_model
+from noetik_rllib.envs.response_network import Family
 from noetik_rllib.envs.response_quality import ResponseQuality, log_loss, measure
 from noetik_rllib.envs.simulator import NUM_UNIFORMS, sample_signals
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -199,9 +200,10 @@ def main(source: Path, split_at: datetime, part: str, seed: int, as_json: bool) 
         prepare(source, folder, PrepareConfig(split="time", split_time_ms=moment))
         dataset = OfflineDataset(folder)
         train, test = dataset.load(part, columns), dataset.load("test", columns)
-        for family in ("pooled", "attentive"):
+        families: tuple[Family, ...] = ("pooled", "attentive")
+        for family in families:
             start = time.perf_counter()
-            model = fit_response_model(dataset, part, family=family, seed=seed)  # type: ignore[arg-type]
+            model = fit_response_model(dataset, part, family=family, seed=seed)
             seconds[family] = time.perf_counter() - start
             predicted = model.predict(test["obs"], test["actions"], test["user_id"], uniform=False)
             quality[family] = measure(predicted, test, test["user_id"])

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from noetik_rllib.data.world_files import WORLD_FILE
 from noetik_rllib.envs.config import KuaiRandEnvConfig
 from noetik_rllib.envs.logged import LoggedAnswers
 from noetik_rllib.envs.response_fit import fit_response_model
@@ -53,7 +54,7 @@ def make_plan(config: KuaiRandEnvConfig) -> SessionPlan:
     """
     dataset = OfflineDataset(config.data)
     paths = [dataset.directory, config.response_model, config.world]
-    files = [MODEL_NAME, WEIGHTS_NAME, "world.json"]
+    files = [MODEL_NAME, WEIGHTS_NAME, WORLD_FILE]
     stamps = [_stamp(path / name) for path in paths if path is not None for name in files]
     where = Path.cwd()  # a path may be relative to it
     return _plan(_Key(config, (str(where), dataset.fingerprint, *stamps)))
