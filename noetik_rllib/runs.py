@@ -24,7 +24,8 @@ from pydantic import Field, ValidationError
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, atomic_path, make_directory, write_json
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig, NetworkSizes
+from noetik_rllib.iql.network_config import NetworkConfig, NetworkSizes
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import LAYOUT_VERSION

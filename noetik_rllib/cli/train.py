@@ -12,7 +12,7 @@ from noetik_rllib.cli.console import err, out, progress_bar
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
-from noetik_rllib.iql.networks import NetworkSizes
+from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
 from noetik_rllib.runs import train as train_run

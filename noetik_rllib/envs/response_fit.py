@@ -24,7 +24,7 @@ from noetik_rllib.envs.response_training import (
 )
 from noetik_rllib.envs.threads import one_thread
 from noetik_rllib.errors import UserError
-from noetik_rllib.iql.networks import NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Parts that end before the split time.

@@ -27,13 +27,9 @@ from torch.nn import functional as F
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.response_answers import SEGMENTS, AnswerForm, thresholds
-from noetik_rllib.iql.networks import (
-    ANSWER_SIZE,
-    NetworkConfig,
-    VideoFeatures,
-    VideoTower,
-    answer_features,
-)
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.transformer import ANSWER_SIZE, answer_features
+from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
 from noetik_rllib.offline.catalog import Catalog
 from noetik_rllib.state import (
     CONTEXT_SIZE,

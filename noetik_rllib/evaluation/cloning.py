@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.io import atomic_path
-from noetik_rllib.iql.networks import Actor, NetworkConfig, VideoFeatures
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import Actor
 from noetik_rllib.iql.settings import LearningRate
+from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.dataset import OfflineDataset
 
 NAME = "behaviour_cloning"

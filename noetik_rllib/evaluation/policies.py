@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.iql.networks import Actor, IQLNetworks, VideoFeatures
+from noetik_rllib.iql.networks import Actor, IQLNetworks
+from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.dataset import OfflineDataset
 
 #: States that pass through a transformer at a time: their (B, heads, T, T) attention is 11 MB.

@@ -42,7 +42,8 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS, Group
-from noetik_rllib.iql.networks import IQLNetworks, StateEncoder, Tokens
+from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.transformer import StateEncoder, Tokens
 from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import OfflineDataset
 

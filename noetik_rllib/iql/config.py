@@ -12,7 +12,7 @@ from ray.util.debug import log_once
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.iql.data import ColumnarOfflineData, input_parts
-from noetik_rllib.iql.networks import NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.rl_module import DATASET_KEY, network_config
 from noetik_rllib.iql.settings import IQLSettings, LearningRate, explain
 from noetik_rllib.offline.manifest import Manifest

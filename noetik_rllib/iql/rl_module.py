@@ -14,15 +14,10 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from noetik_rllib.errors import did_you_mean
-from noetik_rllib.iql.networks import (
-    Actor,
-    IQLNetworks,
-    NetworkConfig,
-    QNetwork,
-    VideoFeatures,
-    VNetwork,
-)
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import Actor, IQLNetworks, QNetwork, VNetwork
 from noetik_rllib.iql.settings import explain
+from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
 
 #: Key of ``model_config`` beside the fields of ``NetworkConfig``: folder of the dataset.

@@ -25,7 +25,8 @@ from noetik_rllib.io import atomic_directory, replace_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner import GRADIENT_STEPS, STATISTICS
-from noetik_rllib.iql.networks import IQLNetworks, NetworkSizes
+from noetik_rllib.iql.network_config import NetworkSizes
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.rl_module import network_config
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.offline.dataset import OfflineDataset

@@ -15,7 +15,8 @@ import yaml
 from noetik_rllib.data.mapping import FOLDER, Mapping
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.interpret.explanation import Explainer
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.verify import verify
 from noetik_rllib.offline.writer import prepare

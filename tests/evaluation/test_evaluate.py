@@ -13,7 +13,8 @@ from noetik_rllib.cli.evaluate import evaluate as evaluate_command
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluate import cloning_effort, evaluate
 from noetik_rllib.evaluation.result import METRICS, METRICS_NAME, EvaluationResult
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import POLICY_NAME, Run, TrainConfig, save_policy
 

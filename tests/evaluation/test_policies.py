@@ -15,7 +15,8 @@ from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.cloning import CACHE, CloningConfig, behaviour_cloning
 from noetik_rllib.evaluation.policies import ActorPolicy, PopularityPolicy, RandomPolicy
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from tests.envs.planted import Planted
 

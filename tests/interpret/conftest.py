@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run, TrainConfig, save_policy
 

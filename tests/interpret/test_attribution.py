@@ -16,7 +16,8 @@ from noetik_rllib.interpret.attribution import (
     encode_with_presence,
 )
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
-from noetik_rllib.iql.networks import IQLNetworks, Tokens
+from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.transformer import Tokens
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import EVENT_SIZE
 from tests.interpret import planted

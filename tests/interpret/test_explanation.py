@@ -16,7 +16,8 @@ from noetik_rllib.cli.main import cli
 from noetik_rllib.errors import UserError
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.explanation import Explainer, default_users, explain
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import PARTS, OfflineDataset, Users
 from noetik_rllib.runs import Run
 from noetik_rllib.state import VIDEO

@@ -19,7 +19,8 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.explanation import explain
 from noetik_rllib.interpret.groups import user_groups
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.manifest import Normaliser
 from noetik_rllib.offline.writer import prepare

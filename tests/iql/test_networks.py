@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 
 

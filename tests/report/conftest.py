@@ -14,7 +14,8 @@ from noetik_rllib.envs.response_quality import ResponseQuality
 from noetik_rllib.evaluation.result import METRICS, EvaluationResult, Interval, Judge
 from noetik_rllib.interpret.explanation import Explainer, default_users
 from noetik_rllib.interpret.facts import Explanation
-from noetik_rllib.iql.networks import IQLNetworks, NetworkConfig
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
 

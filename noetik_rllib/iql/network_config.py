@@ -1,0 +1,62 @@
+"""Sizes of the networks of discrete IQL: what is a choice, and what follows from the dataset."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from noetik_rllib.offline.manifest import Manifest
+
+
+class NetworkSizes(BaseModel):
+    """Sizes of the networks that are a choice; options of ``noetik train``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # Width D of every token. 64 is the smallest width at which 4 heads keep 16 channels each.
+    embedding_size: int = Field(default=64, ge=8, description="Width of the networks.")
+    # Two let an event be compared with another (block 1) before the summary reads the result
+    # (block 2).
+    num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
+    num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> NetworkSizes:
+        if self.embedding_size % self.num_heads:
+            raise ValueError(
+                f"embedding_size {self.embedding_size} is not a multiple of num_heads "
+                f"{self.num_heads}"
+            )
+        return self
+
+
+class NetworkConfig(NetworkSizes):
+    """All sizes of the networks; the first five follow from the dataset."""
+
+    num_videos: int = Field(ge=1)
+    num_tags: int = Field(ge=0)
+    num_video_types: int = Field(ge=0)
+    num_upload_types: int = Field(ge=0)
+    history_length: int = Field(ge=1)
+    #: Rows of the hashed video-id embedding; collisions are told apart by the video's features.
+    id_buckets: int = Field(default=16_384, ge=1)
+    #: Rows of the hashed author embedding.
+    author_buckets: int = Field(default=4_096, ge=1)
+
+    @classmethod
+    def for_dataset(cls, manifest: Manifest, **choices: int) -> NetworkConfig:
+        """Sizes that fit a dataset, with ``choices`` for the rest.
+
+        Twice as many id buckets as videos keep most ids apart; more rows would stay unused.
+        """
+        buckets = {
+            "id_buckets": min(16_384, 2 * manifest.num_videos),
+            "author_buckets": min(4_096, 2 * manifest.num_videos),
+        }
+        return cls(
+            num_videos=manifest.num_videos,
+            num_tags=len(manifest.vocabulary.tags),
+            num_video_types=len(manifest.vocabulary.video_types),
+            num_upload_types=len(manifest.vocabulary.upload_types),
+            history_length=manifest.history_length,
+            **(buckets | choices),
+        )

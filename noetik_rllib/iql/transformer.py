@@ -1,0 +1,137 @@
+"""The transformer that summarises a state: user token, context token, one token per past event.
+
+Shapes: B states, H history slots, T = H + 2 tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noetik_rllib.data.signals import BINARY_SIGNALS
+from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
+from noetik_rllib.state import (
+    AGE,
+    CONTEXT_SIZE,
+    USER_SIZE,
+    WATCH_RATIO,
+    StateLayout,
+    StateParts,
+)
+
+#: Numbers that describe the answer to a past video: watch ratio, binary signals, age.
+ANSWER_SIZE = 2 + len(BINARY_SIGNALS)
+
+
+def answer_features(parts: StateParts[Tensor]) -> Tensor:
+    """Describe the user's answer to each past event, (B, H, 10)."""
+    return torch.cat(
+        [
+            parts.events[..., WATCH_RATIO, None],
+            parts.feedback,
+            # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
+            0.1 * parts.events[..., AGE, None],
+        ],
+        dim=-1,
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of states as the transformer sees them, before the first block.
+
+    ``user`` (B, D); ``events`` (B, H, D), newest first; ``context`` (B, D); ``present`` (B, H)
+    bool, False where a slot is empty. Attributions take these apart (``interpret/``).
+    """
+
+    user: Tensor
+    events: Tensor
+    context: Tensor
+    present: Tensor
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (Xiong et al. 2020, figure 1b)."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(size)
+        self.qkv = nn.Linear(size, 3 * size)
+        self.project = nn.Linear(size, size)
+        self.norm_mlp = nn.LayerNorm(size)
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+
+    def forward(self, x: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
+        """Update tokens ``x`` (B, T, D); ``mask`` (B, 1, 1, T) is False at empty slots.
+
+        ``first_only`` returns the first token alone, (B, 1, D), with the same values: of the last
+        block nothing else is read, and 17 of 18 rows of its queries and MLP need no computing.
+        """
+        batch, length, size = x.shape
+        normed = self.norm_attention(x)
+        asking = 1 if first_only else length  # Q tokens that are updated
+        x = x[:, :asking]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(normed[:, :asking], weight[:size], bias[:size])  # (B, Q, D)
+        k, v = F.linear(normed, weight[size:], bias[size:]).split(size, dim=-1)  # (B, T, D) each
+
+        def by_head(part: Tensor) -> Tensor:
+            # (B, T, D) -> (B, heads, T, D / heads)
+            return part.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            by_head(q), by_head(k), by_head(v), attn_mask=mask
+        )
+        # (B, heads, Q, D / heads) -> (B, Q, D)
+        x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, size))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class StateEncoder(nn.Module):
+    """Summary of a state by a transformer over a user, a context and up to H event tokens."""
+
+    def __init__(self, config: NetworkConfig, tower: VideoTower) -> None:
+        super().__init__()
+        size = config.embedding_size
+        self.layout = StateLayout(config.history_length)
+        self.tower = tower
+        self.user = nn.Linear(USER_SIZE, size)
+        self.context = nn.Linear(CONTEXT_SIZE, size)
+        self.answer = nn.Linear(ANSWER_SIZE, size)
+        # Which slot an event is in: its recency in events, where age is recency in time.
+        self.recency = nn.Embedding(config.history_length, size)
+        self.blocks = nn.ModuleList(Block(size, config.num_heads) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(size)
+
+    def embed(self, features: VideoFeatures, states: Tensor) -> Tokens:
+        """Turn states (B, state size) into tokens."""
+        parts = self.layout.unpack(states)
+        events = (
+            self.tower(features, parts.video_index.clamp(min=0))
+            + self.answer(answer_features(parts))
+            + self.recency.weight
+        )
+        return Tokens(
+            user=self.user(parts.user),
+            events=events * parts.present[..., None],
+            context=self.context(parts.context),
+            present=parts.present,
+        )
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        """Summarise tokens as (B, D): the user token after the last block."""
+        x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
+        always = torch.ones_like(tokens.present[:, :2])
+        mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
+        for place, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, first_only=place == len(self.blocks))
+        return self.norm(x[:, 0])
+
+    def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
+        """Summarise states (B, state size) as (B, D)."""
+        return self.encode(self.embed(features, states))
