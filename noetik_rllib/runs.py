@@ -26,6 +26,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, atomic_path, make_directory, write_json
 from noetik_rllib.iql.network_config import NetworkConfig, NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import LAYOUT_VERSION
@@ -59,6 +60,10 @@ class TrainConfig(NetworkSizes, IQLSettings):
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Same seed, same run, on a CPU.")
     reward: RewardWeights = Field(
         default=RewardWeights(), description="Weight of each signal in the reward."
+    )
+    # As in the official code.
+    actor_lr_decay: bool = Field(
+        default=True, description="Let the policy's step size fall to 0 over the run (cosine)."
     )
     # A checkpoint takes a fraction of a second: at most a minute of work is lost.
     checkpoint_seconds: float = Field(
@@ -115,6 +120,7 @@ def save_policy(directory: Path, networks: IQLNetworks, data: Path) -> None:
             "layout_version": LAYOUT_VERSION,
             "dataset_sha256": OfflineDataset(data).fingerprint,
             "network": networks.config.model_dump(),
+            "reward": networks.reward.model_dump(),
         }
         write_json(part / _POLICY_CONFIG_NAME, content)
 
@@ -192,7 +198,11 @@ class Run:
 
         path = self.directory / POLICY_NAME / _WEIGHTS_NAME
         try:
-            networks = IQLNetworks(NetworkConfig.model_validate(self._policy_config()["network"]))
+            content = self._policy_config()
+            networks = IQLNetworks(
+                NetworkConfig.model_validate(content["network"]),
+                reward=RewardDecomposition.model_validate(content["reward"]),
+            )
             load_model(networks, path)
         except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
             # A ValidationError is a ValueError.
@@ -285,6 +295,8 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
             raise UserError(f"nothing to resume: there is no checkpoint in {work}")
         before = TrainConfig.load(work)
         free = {"out", "data", "iterations", "checkpoint_seconds"}
+        if config.actor_lr_decay:  # which is over the iterations that the run began with
+            free.remove("iterations")
         changed = [
             f"{name} {getattr(before, name)} -> {getattr(config, name)}"
             for name in TrainConfig.model_fields

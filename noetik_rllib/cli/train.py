@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -38,6 +38,8 @@ def _settings(command: Command) -> Command:
         flag = option
         if name not in ("data", "out"):
             kind = type(field.default) if field.default is not None else float
+            if kind is str:  # one of the names in a Literal
+                kind = click.Choice(get_args(field.annotation))
             flag = f"{option}/--no-{option[2:]}" if kind is bool else option
         given: dict[str, Any] = {"required": True}
         if not field.is_required():

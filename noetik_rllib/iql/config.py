@@ -11,15 +11,21 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.util.debug import log_once
 
 from noetik_rllib.data.signals import RewardWeights
-from noetik_rllib.iql.data import ColumnarOfflineData, input_parts
+from noetik_rllib.iql.data import ColumnarOfflineData, input_dataset, reward_decomposition
+from noetik_rllib.iql.mlp_rl_module import MLPConfig, MLPIQLTorchRLModule
 from noetik_rllib.iql.network_config import NetworkConfig
-from noetik_rllib.iql.rl_module import DATASET_KEY, network_config
-from noetik_rllib.iql.settings import IQLSettings, LearningRate, explain
-from noetik_rllib.offline.manifest import Manifest
+from noetik_rllib.iql.rl_module import PRECISION_KEY, REWARD_KEY
+from noetik_rllib.iql.settings import IQLSettings, LearningRate, Precision, explain
+from noetik_rllib.iql.transformer_rl_module import (
+    DATASET_KEY,
+    INTERPRETABILITY_KEY,
+    TransformerIQLTorchRLModule,
+    network_config,
+)
 
 
 class DiscreteIQLConfig(AlgorithmConfig):
-    """Config of ``DiscreteIQL``, trained from an offline dataset.
+    """Config of ``DiscreteIQL``, trained from an offline dataset, or from any log of transitions.
 
     Example:
         >>> config = (
@@ -32,7 +38,9 @@ class DiscreteIQLConfig(AlgorithmConfig):
         0.7
 
     ``algo = config.build_algo(); algo.train()`` then makes 100 gradient steps. Spaces and sizes of
-    the networks come from the dataset.
+    the networks come from the dataset. For any other log, ``input_`` is a folder of Parquet files
+    with RLlib's columns (obs, actions, rewards, new_obs, terminateds), ``environment(...)`` gives
+    the spaces, and the networks are fully connected.
 
     Derived from ``AlgorithmConfig`` and not from RLlib's ``MARWILConfig`` or ``IQLConfig``, whose
     ``validate()`` refuses a ``beta`` above 1 (``ray/rllib/algorithms/marwil/marwil.py:392``), hence
@@ -57,6 +65,12 @@ class DiscreteIQLConfig(AlgorithmConfig):
         self.grad_clip = defaults.grad_clip
         self.normalise_reward = defaults.normalise_reward
         self.subtract_reward_mean = defaults.subtract_reward_mean
+        self.precision = defaults.precision
+        self.interpretability_coeff = defaults.interpretability_coeff
+        self.interpretability_events = defaults.interpretability_events
+        #: Gradient steps over which ``actor_lr`` falls to 0 along a cosine, as in the official
+        #: code; 0 keeps it. Off, as an Algorithm does not know how long it will be trained.
+        self.actor_lr_decay_steps = 0
         #: Weight of each signal in the reward, which is computed while the rows are read.
         self.reward_weights = RewardWeights()
 
@@ -87,6 +101,10 @@ class DiscreteIQLConfig(AlgorithmConfig):
         reward_weights: RewardWeights = NotProvided,
         normalise_reward: bool = NotProvided,
         subtract_reward_mean: bool = NotProvided,
+        actor_lr_decay_steps: int = NotProvided,
+        precision: Precision = NotProvided,
+        interpretability_coeff: float = NotProvided,
+        interpretability_events: int = NotProvided,
         **kwargs: Any,
     ) -> DiscreteIQLConfig:
         """Set what training uses; ``__init__`` says what each setting means.
@@ -102,6 +120,10 @@ class DiscreteIQLConfig(AlgorithmConfig):
             reward_weights: weight of each signal; a mapping of names will do.
             normalise_reward: divide by the standard deviation.
             subtract_reward_mean: subtract the mean.
+            actor_lr_decay_steps: gradient steps of the cosine decay of ``actor_lr``, 0 for none.
+            precision: "float32" or "bfloat16".
+            interpretability_coeff: 0 or more.
+            interpretability_events: 1 or more.
             **kwargs: RLlib's own (``gamma``, ``grad_clip``, ``train_batch_size_per_learner`` ...).
         """
         super().training(**kwargs)
@@ -116,6 +138,10 @@ class DiscreteIQLConfig(AlgorithmConfig):
             "reward_weights": reward_weights,
             "normalise_reward": normalise_reward,
             "subtract_reward_mean": subtract_reward_mean,
+            "actor_lr_decay_steps": actor_lr_decay_steps,
+            "precision": precision,
+            "interpretability_coeff": interpretability_coeff,
+            "interpretability_events": interpretability_events,
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -130,13 +156,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             UserError: the dataset cannot be used.
         """
         self._validate_iql()
-        if self.is_offline and (self.observation_space is None or self.action_space is None):
-            manifest = self._manifest()
-            low, high = manifest.layout.bounds(manifest.num_videos)
-            self.environment(
-                observation_space=gym.spaces.Box(low, high),
-                action_space=gym.spaces.Discrete(manifest.num_videos),
-            )
+        if self.observation_space is None or self.action_space is None:
+            self._find_spaces()
         # Counts as said already: RLlib's advice on how to return to its old stack, which this
         # algorithm does not know (ray/rllib/algorithms/algorithm_config.py:5159).
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
@@ -150,6 +171,13 @@ class DiscreteIQLConfig(AlgorithmConfig):
             )
         except ValidationError as error:
             raise ValueError(explain(error)) from None
+        decay = self.actor_lr_decay_steps
+        if not (isinstance(decay, int) and decay >= 0):
+            raise ValueError(
+                f"actor_lr_decay_steps is {decay!r}: expected a whole number, 0 or more"
+            )
+        if decay and isinstance(self.actor_lr, list):
+            raise ValueError("actor_lr is a schedule already: set actor_lr_decay_steps to 0")
         for name in ("dataset_num_iters_per_learner", "train_batch_size_per_learner"):
             count = getattr(self, name)
             if not (isinstance(count, int) and count >= 1):
@@ -166,26 +194,63 @@ class DiscreteIQLConfig(AlgorithmConfig):
         for name, reason in without_effect.items():
             if getattr(self, name):
                 raise ValueError(f"{name} has no effect on DiscreteIQL: {reason}")
-        network_config(self.model_config)
+        self._validate_model()
 
-    def _manifest(self) -> Manifest:
-        return input_parts(self.input_)[0].manifest
+    def _validate_model(self) -> None:
+        if input_dataset(self.input_) is not None:
+            network_config(self.model_config)
+            return
+        MLPConfig.of(self.model_config)
+        if self.reward_weights != RewardWeights():
+            raise ValueError("reward_weights: this log has one reward, and no signals to weigh")
+        if self.interpretability_coeff:
+            raise ValueError("interpretability_coeff: these networks have no attention")
+
+    def _find_spaces(self) -> None:
+        """Take the spaces from the dataset, or from the environment that is named."""
+        dataset = input_dataset(self.input_)
+        if dataset is not None:
+            manifest = dataset.manifest
+            low, high = manifest.layout.bounds(manifest.num_videos)
+            observation_space, action_space = (
+                gym.spaces.Box(low, high),
+                gym.spaces.Discrete(manifest.num_videos),
+            )
+        elif isinstance(self.env, str) and self.env in gym.registry:
+            env = gym.make(self.env, **self.env_config)
+            observation_space, action_space = env.observation_space, env.action_space
+            env.close()
+        else:
+            raise ValueError(
+                f"{self.input_} is in no dataset of 'noetik data prepare', so the spaces are not "
+                "known: call config.environment(observation_space=..., action_space=...)"
+            )
+        self.environment(observation_space=observation_space, action_space=action_space)
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        """Give the RLModule the sizes that follow from the dataset, and where it is."""
+        """Give the RLModule what follows from the dataset, and where it is."""
         included: dict[str, Any] = super()._model_config_auto_includes
         if not self.is_offline:
             return included
-        dataset, _ = input_parts(self.input_)
+        included |= {
+            REWARD_KEY: reward_decomposition(self).model_dump(),
+            PRECISION_KEY: self.precision,
+        }
+        dataset = input_dataset(self.input_)
+        if dataset is None:
+            return included
+        if self.interpretability_coeff:
+            included[INTERPRETABILITY_KEY] = self.interpretability_events
         sizes = NetworkConfig.for_dataset(dataset.manifest).model_dump()
         return included | sizes | {DATASET_KEY: str(dataset.directory.resolve())}
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the RLModule to train (RLlib's hook)."""
-        from noetik_rllib.iql.rl_module import DiscreteIQLTorchRLModule
-
-        return RLModuleSpec(module_class=DiscreteIQLTorchRLModule)
+        videos = input_dataset(self.input_) is not None
+        return RLModuleSpec(
+            module_class=TransformerIQLTorchRLModule if videos else MLPIQLTorchRLModule
+        )
 
     def get_default_learner_class(self) -> type:
         """Return the Learner (RLlib's hook)."""

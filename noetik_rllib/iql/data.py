@@ -26,55 +26,18 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.offline.offline_data import OfflineData
 from torch import Tensor
 
-from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
+from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.offline.manifest import SignalMoments
+from noetik_rllib.offline.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from noetik_rllib.iql.config import DiscreteIQLConfig
 
 
-@dataclass(frozen=True)
-class RewardScale:
-    """Makes the training reward from the signals: ``(signals . weights - shift) / scale``."""
-
-    weights: RewardWeights
-    shift: float = 0.0
-    scale: float = 1.0
-
-    @classmethod
-    def fit(
-        cls,
-        moments: SignalMoments,
-        weights: RewardWeights,
-        *,
-        normalise: bool = True,
-        subtract_mean: bool = False,
-    ) -> RewardScale:
-        """Take the exact mean and standard deviation from the manifest, without a pass over rows.
-
-        Raises:
-            UserError: the reward is the same on every row.
-        """
-        std = moments.reward_std(weights)
-        return cls(
-            weights=weights,
-            shift=moments.reward_mean(weights) if subtract_mean else 0.0,
-            scale=std if normalise else 1.0,
-        )
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the signals that have a weight: the others need not be read."""
-        return [name for name in SIGNALS if getattr(self.weights, name)]
-
-    def reward(self, signals: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the training reward of N rows, float32 (N,), from their signals (N,) each."""
-        # Summed in double precision: the moments are, and a test holds the two equal to 1e-6.
-        total = sum(getattr(self.weights, name) * signals[name].astype(float) for name in signals)
-        return np.asarray((total - self.shift) / self.scale, dtype=np.float32)
+#: Column of a batch: the reward's components (B, S), see ``reward.py``.
+REWARD_COMPONENTS = "reward_components"
 
 
 @dataclass(frozen=True)
@@ -104,7 +67,7 @@ class ShardIterator:
     files: tuple[RowFile, ...]
     start: int
     stop: int
-    reward: RewardScale
+    reward: RewardDecomposition
     seed: int
     index: int = 0
     batches_drawn: int = 0
@@ -112,6 +75,12 @@ class ShardIterator:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_columns": None}
+
+    @property
+    def signal_columns(self) -> tuple[str, ...]:
+        """Columns that the reward is made of; a plain reward has RLlib's name."""
+        one = self.reward.names == RewardDecomposition().names
+        return (Columns.REWARDS,) if one else self.reward.names
 
     def starting_at(self, batches_drawn: int) -> ShardIterator:
         """Return the same stream from its batch number ``batches_drawn`` on."""
@@ -165,9 +134,9 @@ class ShardIterator:
         names = [Columns.OBS, Columns.ACTIONS, Columns.NEXT_OBS, Columns.TERMINATEDS]
         columns: dict[str, np.ndarray] = {}
         done = 0
-        for rows in self._row_groups(names + self.reward.columns):
-            signals = {name: rows.pop(name) for name in self.reward.columns}
-            rows[Columns.REWARDS] = self.reward.reward(signals)
+        for rows in self._row_groups([*names, *self.signal_columns]):
+            signals = np.stack([rows.pop(name) for name in self.signal_columns], axis=1)
+            rows[REWARD_COMPONENTS] = self.reward.components(signals)
             rows[Columns.ACTIONS] = rows[Columns.ACTIONS].astype(np.int64)
             rows[Columns.TERMINATEDS] = rows[Columns.TERMINATEDS].astype(np.float32)
             for name, part in rows.items():
@@ -201,35 +170,86 @@ class ShardIterator:
                 raise UserError(f"{file.path} cannot be read: {reason}") from None
 
 
-def input_parts(input_: str | list[str]) -> tuple[OfflineDataset, list[Path]]:
-    """Return the dataset that RLlib's ``input_`` paths lie in, and their Parquet files.
+def _paths(input_: str | list[str]) -> list[Path]:
+    return [Path(path) for path in ([input_] if isinstance(input_, str) else input_)]
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.suffix == ".parquet" else path
+
+
+def input_dataset(input_: str | list[str]) -> OfflineDataset | None:
+    """Return the dataset that RLlib's ``input_`` paths lie in; None where they are other logs.
 
     Args:
         input_: ``DATASET/train`` or a list of such folders or of Parquet files within them.
 
     Raises:
-        UserError: not in a dataset, in several, or without a Parquet file.
+        UserError: another part of a dataset, or of several.
     """
-    paths = [Path(path) for path in ([input_] if isinstance(input_, str) else input_)]
-    roots: set[Path] = set()
-    files: list[Path] = []
-    for path in paths:
-        part = path.parent if path.suffix == ".parquet" else path
-        if part.name != "train":
+    folders = {_folder(path) for path in _paths(input_)}
+    roots = {folder.parent for folder in folders if (folder.parent / MANIFEST_NAME).is_file()}
+    for folder in sorted(folders):
+        if roots and folder.name != "train":
             raise UserError(
-                f"offline_data input '{path}' is not DATASET/train: the other parts of a dataset "
+                f"offline_data input '{folder}' is not DATASET/train: the other parts of a dataset "
                 "hold its held-out users and its test days"
             )
-        roots.add(part.parent)
-        files += [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
-    if len(roots) != 1:
+    if len(roots) > 1 or (roots and {folder.parent for folder in folders} != roots):
         raise UserError(
-            f"offline_data inputs lie in {len(roots)} datasets ({', '.join(map(str, roots))}): "
-            "video numbers mean different videos there, so train on one"
+            f"offline_data inputs lie in several datasets ({', '.join(map(str, folders))}): "
+            "action numbers mean different videos there, so train on one"
         )
-    if not files:
-        raise UserError(f"{', '.join(map(str, paths))} holds no Parquet file; prepare it again")
-    return OfflineDataset(roots.pop()), files
+    return OfflineDataset(roots.pop()) if roots else None
+
+
+def input_files(input_: str | list[str]) -> list[Path]:
+    """Return the Parquet files of RLlib's ``input_`` paths.
+
+    Raises:
+        UserError: a path that does not exist, or without a Parquet file.
+    """
+    files: list[Path] = []
+    for path in _paths(input_):
+        found = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
+        if not found or not all(file.is_file() for file in found):
+            what = "holds no Parquet file" if path.exists() else "does not exist"
+            raise UserError(f"offline_data input '{path}' {what}: prepare it again")
+        files += found
+    return files
+
+
+def reward_decomposition(config: DiscreteIQLConfig) -> RewardDecomposition:
+    """Return what the reward of a config's log is made of.
+
+    Raises:
+        UserError: the reward is the same on every row, so it cannot be normalised.
+    """
+    dataset = input_dataset(config.input_)
+    if dataset is not None:
+        return RewardDecomposition.fit(
+            dataset.manifest.signals,
+            config.reward_weights,
+            normalise=config.normalise_reward,
+            subtract_mean=config.subtract_reward_mean,
+        )
+    if not (config.normalise_reward or config.subtract_reward_mean):
+        return RewardDecomposition()
+    rewards = np.concatenate(
+        [
+            column_to_numpy(pq.read_table(path, columns=[Columns.REWARDS])[Columns.REWARDS])
+            for path in input_files(config.input_)
+        ]
+    ).astype(np.float64)
+    if config.normalise_reward and not rewards.std() > 0:
+        raise UserError(
+            f"every reward in {config.input_} is {rewards[0]:g}, so it cannot be normalised: call "
+            "config.training(normalise_reward=False)"
+        )
+    return RewardDecomposition(
+        means=(rewards.mean() if config.subtract_reward_mean else 0.0,),
+        units=(rewards.std() if config.normalise_reward else 1.0,),
+    )
 
 
 class ColumnarOfflineData(OfflineData):
@@ -246,13 +266,8 @@ class ColumnarOfflineData(OfflineData):
             UserError: no such dataset, or damaged, or its reward does not vary.
         """
         self.config = config
-        dataset, files = input_parts(config.input_)
-        self.reward = RewardScale.fit(
-            dataset.manifest.signals,
-            config.reward_weights,
-            normalise=config.normalise_reward,
-            subtract_mean=config.subtract_reward_mean,
-        )
+        files = input_files(config.input_)
+        self.reward = reward_decomposition(config)
         try:
             self.files = tuple(
                 RowFile(str(path.resolve()), pq.ParquetFile(path).metadata.num_rows)
@@ -260,7 +275,7 @@ class ColumnarOfflineData(OfflineData):
             )
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{dataset.directory} is damaged: {reason}") from None
+            raise UserError(f"{files[0].parent} is damaged: {reason}") from None
         self.rows = sum(file.rows for file in self.files)
         # Algorithm.setup() fills these in (ray/rllib/algorithms/algorithm.py:1022-1040).
         self.locality_hints: Any = None

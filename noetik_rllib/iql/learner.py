@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor
-from torch.nn import functional as F
 
+from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.data import ShardIterator
+from noetik_rllib.iql.data import REWARD_COMPONENTS, ShardIterator
 from noetik_rllib.iql.rl_module import (
+    ATTENTION_ENTROPY,
+    INSUFFICIENCY,
+    LOG_PROBS,
     NEXT_V_VALUES,
     Q_VALUES,
     TARGET_Q_VALUES,
@@ -23,11 +27,18 @@ from noetik_rllib.iql.rl_module import (
     DiscreteIQLTorchRLModule,
 )
 
-#: Networks with an optimizer of their own, and the setting of its step size.
-NETWORKS = {"actor": "actor_lr", "q": "critic_lr", "v": "value_lr"}
+#: Optimizers (``optimizer_parameters``), and the setting of their step size.
+OPTIMIZERS = {
+    "actor": "actor_lr",
+    "q": "critic_lr",
+    "v": "value_lr",
+    "shared": "critic_lr",
+    "probes": "critic_lr",
+}
 
-#: Statistics of an iteration, each the mean over its gradient steps; docs/iql.md explains them.
-LOSS_STATISTICS = (
+#: Statistics of every run, each the mean over an iteration's gradient steps; docs/iql.md explains
+#: them and those that only some runs have.
+STATISTICS = (
     "actor_loss",
     "q_loss",
     "v_loss",
@@ -38,13 +49,29 @@ LOSS_STATISTICS = (
     "capped_weight_share",
     "effective_sample_size",
     "log_prob_mean",
+    "actor_gradient_norm",
+    "q_gradient_norm",
+    "v_gradient_norm",
 )
-GRADIENT_STATISTICS = tuple(f"{name}_gradient_norm" for name in NETWORKS)
-STATISTICS = LOSS_STATISTICS + GRADIENT_STATISTICS
 
 #: Counters among the metrics and in the saved state: gradient steps and target updates so far.
 GRADIENT_STEPS = "gradient_steps"
 TARGET_UPDATES = "num_target_updates"
+
+#: Statistics of some runs: parts of Q by signal, probes, interpretability, shared layers.
+_OPTIONAL_STATISTICS = (
+    *(f"q_mean_{name}" for name in SIGNALS),
+    "probe_loss",
+    ATTENTION_ENTROPY,
+    INSUFFICIENCY,
+    "shared_gradient_norm",
+    "probes_gradient_norm",
+)
+
+
+def statistics(learnt: Mapping[str, Any]) -> list[str]:
+    """Return the names of the statistics that a module's results hold, in a fixed order."""
+    return [*STATISTICS, *(name for name in _OPTIONAL_STATISTICS if name in learnt)]
 
 
 class DiscreteIQLTorchLearner(TorchLearner):
@@ -59,7 +86,8 @@ class DiscreteIQLTorchLearner(TorchLearner):
         # of fresh tensors with NaN serves the search for bugs and costs 4 % here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.gradient_steps = 0
-        self._statistics: dict[str, dict[str, Tensor]] = {}
+        #: Module -> names of its statistics and the sums of a kind over the iteration's steps.
+        self._statistics: dict[str, dict[str, tuple[list[str], Tensor]]] = {}
         for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule, no mapping)
             self._unwrapped(module_id).make_target_networks()
 
@@ -73,15 +101,14 @@ class DiscreteIQLTorchLearner(TorchLearner):
     ) -> None:
         """Give actor, Q and V an Adam each, as the paper's code does."""
         settings = config or self.config
-        for name, setting in NETWORKS.items():
-            parameters = list(getattr(self._unwrapped(module_id), name).parameters())
+        for name, parameters in self._unwrapped(module_id).optimizer_parameters().items():
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=name,
                 # fused: one pass over the embedding tables, a third of the time on a CPU.
                 optimizer=torch.optim.Adam(parameters, fused=True),
                 params=parameters,
-                lr_or_lr_schedule=getattr(settings, setting),
+                lr_or_lr_schedule=getattr(settings, OPTIMIZERS[name]),
             )
 
     def update(self, *args: Any, training_data: Any = None, **kwargs: Any) -> Any:
@@ -102,37 +129,58 @@ class DiscreteIQLTorchLearner(TorchLearner):
         batch: dict[str, Tensor],
         fwd_out: dict[str, Tensor],
     ) -> Tensor:
-        """Return the sum of the three losses; they share no parameter (see the RLModule)."""
-        q, v = fwd_out[Q_VALUES], fwd_out[V_VALUES]  # (2, B), (B,)
-        target_q = losses.min_q(fwd_out[TARGET_Q_VALUES])  # (B,)
-        v_loss = losses.expectile_loss(target_q, v, config.expectile)
+        """Return the sum of the losses: each parameter is in its own network's alone."""
+        module = self._unwrapped(module_id)
+        signs, names = module.signs, module.reward.names
+        q, v = fwd_out[Q_VALUES], fwd_out[V_VALUES]  # (2, B, S), (B, S)
+        target_q = losses.smaller_q(fwd_out[TARGET_Q_VALUES], signs)  # (B, S)
         target = losses.td_target(
-            batch[Columns.REWARDS],
+            batch[REWARD_COMPONENTS],
             batch[Columns.TERMINATEDS],
             fwd_out[NEXT_V_VALUES],
             config.gamma,
         )
-        q_loss = losses.q_loss(q, target)
-        advantage = target_q - v.detach()
+        advantage = losses.total(target_q - v.detach(), signs)  # (B,)
+        asymmetry = losses.expectile_weights(advantage, config.expectile)
         weights = losses.awr_weights(advantage, config.beta, config.max_weight)
-        log_prob = -F.cross_entropy(  # log softmax of (B, N) at the logged videos (B,)
-            fwd_out[Columns.ACTION_DIST_INPUTS], batch[Columns.ACTIONS], reduction="none"
-        )
-        actor_loss = losses.actor_loss(log_prob, weights)
+
+        def critics(columns: list[int]) -> tuple[Tensor, Tensor]:
+            return (
+                losses.q_loss(q[..., columns], target[:, columns]),
+                losses.expectile_loss(target_q[:, columns], v[:, columns], asymmetry),
+            )
+
+        weighted = [place for place, weight in enumerate(module.reward.weights) if weight]
+        q_loss, v_loss = critics(weighted)
+        actor_loss = losses.actor_loss(fwd_out[LOG_PROBS], weights)
+        loss = actor_loss + q_loss + v_loss
+        q_total, v_total = losses.total(q, signs), losses.total(v, signs)
         values = {
             "actor_loss": actor_loss,
             "q_loss": q_loss,
             "v_loss": v_loss,
-            "q_mean": q.mean(),
-            "v_mean": v.mean(),
+            "q_mean": q_total.mean(),
+            "v_mean": v_total.mean(),
             "advantage_mean": advantage.mean(),
             "advantage_std": advantage.std(correction=0),
             "capped_weight_share": (weights >= config.max_weight).float().mean(),
             "effective_sample_size": losses.effective_sample_size(weights),
-            "log_prob_mean": log_prob.mean(),
+            "log_prob_mean": fwd_out[LOG_PROBS].mean(),
         }
-        self._accumulate(module_id, "loss", [values[name] for name in LOSS_STATISTICS])
-        return actor_loss + q_loss + v_loss
+        if len(weighted) > 1:
+            for place in weighted:
+                share = signs[place] * q[..., place].mean()
+                values[f"q_mean_{names[place]}"] = share
+        if probes := [place for place in range(len(names)) if place not in weighted]:
+            probe_losses = critics(probes)
+            values["probe_loss"] = probe_losses[0] + probe_losses[1]
+            loss = loss + values["probe_loss"]
+        if ATTENTION_ENTROPY in fwd_out:
+            for name in (ATTENTION_ENTROPY, INSUFFICIENCY):
+                values[name] = fwd_out[name]
+                loss = loss + config.interpretability_coeff * fwd_out[name]
+        self._accumulate(module_id, "loss", values)
+        return loss
 
     def postprocess_gradients_for_module(
         self,
@@ -142,10 +190,11 @@ class DiscreteIQLTorchLearner(TorchLearner):
         module_gradients_dict: dict[Any, Tensor],
     ) -> dict[Any, Tensor]:
         """Note each network's gradient norm, then let RLlib clip it (``grad_clip``)."""
-        norms = []
-        for _, optimizer in self.get_optimizers_for_module(module_id):
+        norms = {}
+        for name, optimizer in self.get_optimizers_for_module(module_id):
             gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)
-            norms.append(torch.nn.utils.get_total_norm(list(gradients.values())))
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            norms[f"{name.removeprefix(f'{module_id}_')}_gradient_norm"] = norm
         self._accumulate(module_id, "gradient", norms)
         clipped: dict[Any, Tensor] = super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
@@ -167,7 +216,9 @@ class DiscreteIQLTorchLearner(TorchLearner):
             parameter.grad = gradient
         self.gradient_steps += 1
         for module_id in self.module.keys():  # noqa: SIM118
-            for _, optimizer in self.get_optimizers_for_module(module_id):
+            for name, optimizer in self.get_optimizers_for_module(module_id):
+                if name == f"{module_id}_actor":
+                    self._decay(optimizer)
                 optimizer.step()
             rate = self.config.get_config_for_module(module_id).target_polyak
             for online, target in self._unwrapped(module_id).get_target_network_pairs():
@@ -180,30 +231,39 @@ class DiscreteIQLTorchLearner(TorchLearner):
             UserError: a loss or gradient is no longer finite.
         """
         super().after_gradient_based_update(timesteps=timesteps)
-        for module_id, sums in self._statistics.items():
-            # The only transfer from the device in an iteration. Last in each is its count of steps.
-            *loss, steps = sums["loss"].tolist()
-            *gradient, _ = sums["gradient"].tolist()
-            for name, total in zip(STATISTICS, loss + gradient, strict=True):
-                if not math.isfinite(total):
-                    raise UserError(
-                        f"training diverged: {name} is {total} within the {steps:g} gradient steps "
-                        f"before number {self.gradient_steps:,}; lower the learning rates, or set "
-                        "grad_clip"
-                    )
-                self.metrics.log_value((module_id, name), total / steps, reduce="mean", window=1)
+        for module_id, kinds in self._statistics.items():
+            for names, sums in kinds.values():
+                # The only transfers from the device in an iteration. Last is the count of steps.
+                *values, steps = sums.tolist()
+                for name, value in zip(names, values, strict=True):
+                    if not math.isfinite(value):
+                        raise UserError(
+                            f"training diverged: {name} is {value} within the {steps:g} gradient "
+                            f"steps before number {self.gradient_steps:,}; lower the learning "
+                            "rates, or set grad_clip"
+                        )
+                    key = (module_id, name)
+                    self.metrics.log_value(key, value / steps, reduce="mean", window=1)
             for name in (GRADIENT_STEPS, TARGET_UPDATES):
                 self.metrics.log_value(
                     (module_id, name), self.gradient_steps, reduce="max", window=1
                 )
         self._statistics.clear()
 
-    def _accumulate(self, module_id: str, kind: str, values: list[Tensor]) -> None:
+    def _decay(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the policy's step size for the next step (official code: optax.cosine_decay)."""
+        steps, start = self.config.actor_lr_decay_steps, self.config.actor_lr
+        if steps and not isinstance(start, list):
+            done = min(1.0, (self.gradient_steps - 1) / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = start * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def _accumulate(self, module_id: str, kind: str, values: dict[str, Tensor]) -> None:
         """Add one step's statistics to the running sums, on the device; a 1 counts the step."""
-        step = torch.stack([value.detach().float() for value in values])
+        step = torch.stack([value.detach().float() for value in values.values()])
         step = torch.cat([step, torch.ones(1, device=step.device)])
-        sums = self._statistics.setdefault(module_id, {})
-        sums[kind] = sums[kind] + step if kind in sums else step
+        kinds = self._statistics.setdefault(module_id, {})
+        kinds[kind] = (list(values), kinds[kind][1] + step if kind in kinds else step)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return RLlib's state, with the number of batches drawn."""

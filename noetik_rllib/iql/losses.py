@@ -16,7 +16,19 @@ only, so its cost does not depend on the size of the catalogue. The loss of the 
 likelihood of the logged video, whose distribution is categorical here and Gaussian in the paper;
 nothing else differs for discrete actions.
 
-Shapes: B rows of a batch, 2 critics.
+**Per signal.** The reward is a signed sum of S components (``reward.py``), and Q and V have one
+output per component, :math:`Q = \sum_k \text{sign}_k Q_k`. Each :math:`V_k` is regressed on its own
+:math:`\hat Q_k` with the expectile weight of the *total*,
+
+.. math:: L_V = E[\,|\tau - 1(u < 0)| \sum_k (\hat Q_k(s, a) - V_k(s))^2\,]
+
+and each :math:`Q_k` on :math:`c_k + \gamma V_k(s')`. A step on these moves every component by the
+same weighted share of its error, so the signed sum moves exactly as the scalar IQL's value does
+(``tests/iql/test_signal_values.py`` proves it on a table). :math:`\hat Q_k` is that of the critic
+whose total is the smaller one, so that the :math:`\hat Q_k` add up to :math:`\hat Q`. With S = 1
+these are the equations above.
+
+Shapes: B rows of a batch, 2 critics, S components of the reward.
 """
 
 from __future__ import annotations
@@ -33,58 +45,73 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         raise ValueError(f"expected {name} of shape {expected}, got {tuple(tensor.shape)}")
 
 
-def min_q(q: Tensor) -> Tensor:
-    """Return the smaller of the critics' values (2, B), of shape (B,).
+def total(values: Tensor, signs: Tensor) -> Tensor:
+    """Return the signed sum over components: of Q or V (..., S) and signs (S,), of shape (...)."""
+    return values @ signs
+
+
+def smaller_q(q: Tensor, signs: Tensor) -> Tensor:
+    """Return, per row, the components of the critic with the smaller total: (2, B, S) to (B, S).
 
     The minimum counters the overestimation that a single critic feeds back into its own target
     (Fujimoto et al. 2018; the paper's section 4.3 uses it in both (5) and (7)).
     """
-    return q.min(dim=0).values
+    totals = total(q, signs)  # (2, B)
+    return torch.where((totals[0] <= totals[1])[:, None], q[0], q[1])
 
 
-def expectile_loss(target_q: Tensor, v: Tensor, expectile: float) -> Tensor:
-    r"""Return L_V of equation (5), a scalar.
+def expectile_weights(advantage: Tensor, expectile: float) -> Tensor:
+    r"""Return :math:`|\tau - 1(u < 0)|` of equation (5) of the rows' total u (B,), of shape (B,).
 
-    The minimiser over V is the ``expectile``-expectile of the target Q over the log's actions: the
+    Args:
+        advantage: total target Q minus total V, without gradient.
+        expectile: :math:`\tau`, between 0 and 1.
+    """
+    return (expectile - (advantage < 0).to(advantage.dtype)).abs()
+
+
+def expectile_loss(target_q: Tensor, v: Tensor, weights: Tensor) -> Tensor:
+    """Return L_V of equation (5), per component, a scalar.
+
+    The minimiser of the total V is the expectile of the total target Q over the log's actions: the
     mean at 0.5, and towards 1 the best action that the log took in that state.
 
     Args:
-        target_q: the target critics' minimum, (B,), without gradient.
-        v: V of the states, (B,).
-        expectile: :math:`\tau`, between 0 and 1.
+        target_q: see ``smaller_q``, (B, S), without gradient.
+        v: V of the states, (B, S).
+        weights: see ``expectile_weights``, (B,): the same for every component.
     """
     _check_shape("v", v, tuple(target_q.shape))
-    difference = target_q - v  # (B,)
-    weight = (expectile - (difference < 0).to(difference.dtype)).abs()  # |tau - 1(u < 0)|
-    return (weight * difference.square()).mean()
+    _check_shape("weights", weights, (len(v),))
+    return (weights * (target_q - v).square().sum(dim=1)).mean()
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_v: Tensor, gamma: float) -> Tensor:
-    r"""Return :math:`r + \gamma\, (1 - terminated)\, V(s')` of equation (6), of shape (B,).
+    r"""Return :math:`c_k + \gamma\, (1 - terminated)\, V_k(s')` of equation (6), of shape (B, S).
 
     Only a true end stops the bootstrap. Where an episode was merely cut (``truncated``), the user
     goes on, and so does the value.
 
     Args:
-        reward: (B,).
+        reward: components of the reward, (B, S).
         terminated: 1.0 where the user left after the row, else 0.0, (B,).
-        next_v: V of the next states, (B,), without gradient.
+        next_v: V of the next states, (B, S), without gradient.
         gamma: discount per video.
     """
-    _check_shape("terminated", terminated, tuple(reward.shape))
+    _check_shape("terminated", terminated, (len(reward),))
     _check_shape("next_v", next_v, tuple(reward.shape))
-    return reward + gamma * (1.0 - terminated) * next_v
+    return reward + gamma * (1.0 - terminated)[:, None] * next_v
 
 
 def q_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Return L_Q of equation (6), a scalar: the mean over rows, the sum over the two critics.
+    """Return L_Q of equation (6), a scalar: mean over rows, sum over critics and components.
 
     Args:
-        q: both critics' Q of the logged videos, (2, B).
-        target: see ``td_target``, (B,), without gradient.
+        q: both critics' Q of the logged videos, (2, B, S).
+        target: see ``td_target``, (B, S), without gradient.
     """
     _check_shape("q", q, (2, *target.shape))
-    # (2, B) - (B,) -> (2, B)
+    # (2, B, S) - (B, S) -> (2, B, S)
     return (q - target).square().mean(dim=1).sum()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from noetik_rllib.offline.manifest import Manifest
@@ -18,6 +20,11 @@ class NetworkSizes(BaseModel):
     # (block 2).
     num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
     num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
+    share: Literal["nothing", "tower", "encoder"] = Field(
+        default="nothing",
+        description="What actor, Q and V have in common: nothing, the video tower, or the whole "
+        "encoder of states.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> NetworkSizes:
@@ -43,7 +50,7 @@ class NetworkConfig(NetworkSizes):
     author_buckets: int = Field(default=4_096, ge=1)
 
     @classmethod
-    def for_dataset(cls, manifest: Manifest, **choices: int) -> NetworkConfig:
+    def for_dataset(cls, manifest: Manifest, **choices: Any) -> NetworkConfig:
         """Sizes that fit a dataset, with ``choices`` for the rest.
 
         Twice as many id buckets as videos keep most ids apart; more rows would stay unused.

@@ -1,7 +1,7 @@
 """The networks of discrete IQL over a catalogue: actor, twin Q, V.
 
 Plain torch, so that a trained policy is evaluated and explained without Ray. Shapes: B states,
-N videos of the catalogue, D channels, S signals.
+N videos of the catalogue, D channels, S components of the reward.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.reward import RewardDecomposition
+from noetik_rllib.iql.signal_head import SignalHead
 from noetik_rllib.iql.transformer import StateEncoder, Tokens
 from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
 from noetik_rllib.offline.catalog import Catalog
@@ -19,22 +21,39 @@ from noetik_rllib.offline.catalog import Catalog
 class Actor(nn.Module):
     """Policy over the catalogue: logit = <summary of the state, embedding of the video> / sqrt D
     + the video's bias.
+
+    Args:
+        config: sizes.
+        encoder: of the state, its tower also that of the videos; of its own where not given.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, encoder: StateEncoder | None = None) -> None:
         super().__init__()
-        self.tower = VideoTower(config)
-        self.encoder = StateEncoder(config, self.tower)
+        self.encoder = encoder or StateEncoder(config, VideoTower(config))
         self.query = nn.Linear(config.embedding_size, config.embedding_size)
         self.item_bias = nn.Linear(config.embedding_size, 1)
         self.scale = config.embedding_size**-0.5
 
-    def logits_from_tokens(self, features: VideoFeatures, tokens: Tokens) -> Tensor:
-        """Logits (B, N) of every video, from tokens that may have been edited."""
-        query = self.query(self.encoder.encode(tokens))
+    @property
+    def tower(self) -> VideoTower:
+        """Embeds the videos, those of the history as those to choose from."""
+        return self.encoder.tower
+
+    def logits_from_query(self, features: VideoFeatures, query: Tensor) -> Tensor:
+        """Logits (B, N) of every video, from queries (B, D)."""
         videos = self.tower(features)  # (N, D)
         # The query is scaled, not the (B, N) product: one pass over the largest tensor here.
         return F.linear(query * self.scale, videos, self.item_bias(videos).squeeze(-1))
+
+    def log_prob(self, features: VideoFeatures, query: Tensor, videos: Tensor) -> Tensor:
+        """Log-probabilities (B,) of one video each (B,), from queries (B, D)."""
+        logits = self.logits_from_query(features, query)
+        # In single precision also under autocast: a sum over the catalogue.
+        return -F.cross_entropy(logits.float(), videos, reduction="none")
+
+    def logits_from_tokens(self, features: VideoFeatures, tokens: Tokens) -> Tensor:
+        """Logits (B, N) of every video, from tokens that may have been edited."""
+        return self.logits_from_query(features, self.query(self.encoder.encode(tokens)))
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """Logits (B, N) of every video in states (B, state size)."""
@@ -42,47 +61,81 @@ class Actor(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Twin Q of a state and one video each."""
+    """Twin Q of a state and one video each, per component of the reward.
 
-    def __init__(self, config: NetworkConfig) -> None:
+    Args:
+        config: sizes.
+        reward: what the outputs are.
+        encoder: of the state, its tower also that of the videos; of its own where not given.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        reward: RewardDecomposition,
+        encoder: StateEncoder | None = None,
+    ) -> None:
         super().__init__()
         size = config.embedding_size
-        self.tower = VideoTower(config)
-        self.encoder = StateEncoder(config, self.tower)
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(3 * size, 2 * size), nn.GELU(), nn.Linear(2 * size, 1))
-            for _ in range(2)
-        )
+        self.encoder = encoder or StateEncoder(config, VideoTower(config))
+        self.heads = nn.ModuleList(SignalHead(3 * size, 2 * size, reward.signs) for _ in range(2))
+
+    def from_summary(self, features: VideoFeatures, summary: Tensor, videos: Tensor) -> Tensor:
+        """Q values (2, B, S) of the videos (B,) int64, from summaries of the states (B, D)."""
+        video = self.encoder.tower(features, videos)
+        joint = torch.cat([summary, video, summary * video], dim=-1)  # (B, 3 D)
+        return torch.stack([head(joint) for head in self.heads])
 
     def forward(self, features: VideoFeatures, states: Tensor, videos: Tensor) -> Tensor:
-        """Q values (2, B) of the videos (B,) int64 in states (B, state size)."""
-        state = self.encoder(features, states)
-        video = self.tower(features, videos)
-        joint = torch.cat([state, video, state * video], dim=-1)  # (B, 3 D)
-        return torch.stack([head(joint).squeeze(-1) for head in self.heads])
+        """Q values (2, B, S) of the videos (B,) int64 in states (B, state size)."""
+        return self.from_summary(features, self.encoder(features, states), videos)
 
 
 class VNetwork(nn.Module):
-    """V of a state."""
+    """V of a state, per component of the reward; arguments as ``QNetwork``'s."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        reward: RewardDecomposition,
+        encoder: StateEncoder | None = None,
+    ) -> None:
         super().__init__()
         size = config.embedding_size
-        self.encoder = StateEncoder(config, VideoTower(config))
-        self.head = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, 1))
+        self.encoder = encoder or StateEncoder(config, VideoTower(config))
+        self.head = SignalHead(size, 2 * size, reward.signs)
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
-        """V (B,) of states (B, state size)."""
-        return self.head(self.encoder(features, states)).squeeze(-1)
+        """V (B, S) of states (B, state size)."""
+        values: Tensor = self.head(self.encoder(features, states))
+        return values
 
 
 class IQLNetworks(nn.Module):
-    """Actor, twin Q and V, each with an encoder of its own as in the paper's implementation."""
+    """Actor, twin Q and V; ``config.share`` says what they have in common.
 
-    def __init__(self, config: NetworkConfig, catalog: Catalog | None = None) -> None:
+    Args:
+        config: sizes.
+        catalog: features of the videos; filled from a saved state where not given.
+        reward: what the critics' outputs are.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        catalog: Catalog | None = None,
+        reward: RewardDecomposition | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.reward = reward or RewardDecomposition()
         self.features = VideoFeatures(config, catalog)
-        self.actor = Actor(config)
-        self.q = QNetwork(config)
-        self.v = VNetwork(config)
+        tower = None if config.share == "nothing" else VideoTower(config)
+        shared = StateEncoder(config, tower) if tower and config.share == "encoder" else None
+
+        def encoder() -> StateEncoder:
+            return shared or StateEncoder(config, tower or VideoTower(config))
+
+        self.actor = Actor(config, encoder())
+        self.q = QNetwork(config, self.reward, encoder())
+        self.v = VNetwork(config, self.reward, encoder())

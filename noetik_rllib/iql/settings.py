@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from noetik_rllib.errors import did_you_mean
+
+#: What networks compute in while they train; losses and parameters stay in single precision.
+Precision = Literal["float32", "bfloat16"]
 
 _Rate = Annotated[float, Field(ge=0)]
 #: A step size, or a schedule [(rows trained, step size), ...] between whose points RLlib
@@ -48,8 +51,7 @@ class IQLSettings(BaseModel):
     target_polyak: float = Field(
         default=0.005, gt=0, le=1, description="Share of Q that its target takes over at each step."
     )
-    # Official 3e-4 for all three. Its cosine decay of the actor's is left out: it is tied to a
-    # total number of steps, which a resumed run may raise; a schedule can do it.
+    # Official 3e-4 for all three.
     actor_lr: LearningRate = Field(default=3e-4, description="Adam's step size for the policy.")
     critic_lr: LearningRate = Field(default=3e-4, description="Adam's step size for Q.")
     value_lr: LearningRate = Field(default=3e-4, description="Adam's step size for V.")
@@ -65,6 +67,19 @@ class IQLSettings(BaseModel):
     # changes what is optimal: offered, because it is common.
     subtract_reward_mean: bool = Field(
         default=False, description="Subtract the mean training reward as well."
+    )
+    # float32 on a CPU, where bfloat16 gains nothing without the instructions for it.
+    precision: Precision = Field(
+        default="float32",
+        description="float32, or bfloat16: torch's autocast, for GPUs that have it.",
+    )
+    # Off: it costs a second pass of the actor.
+    interpretability_coeff: float = Field(
+        default=0.0, ge=0, description="Weight of the term for concentrated, faithful attention."
+    )
+    # As many reasons as an explanation names.
+    interpretability_events: int = Field(
+        default=3, ge=1, description="Most attended events that should suffice for a decision."
     )
 
 

@@ -24,11 +24,12 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, replace_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.learner import GRADIENT_STEPS, STATISTICS
+from noetik_rllib.iql.data import reward_decomposition
+from noetik_rllib.iql.learner import GRADIENT_STEPS, statistics
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
-from noetik_rllib.iql.rl_module import network_config
 from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.iql.transformer_rl_module import network_config
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, Run, TrainConfig
 
@@ -49,6 +50,9 @@ def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
             **settings,
             reward_weights=config.reward,
             train_batch_size_per_learner=config.batch_size,
+            actor_lr_decay_steps=(
+                config.iterations * config.steps_per_iteration if config.actor_lr_decay else 0
+            ),
         )
         .rl_module(model_config={name: getattr(config, name) for name in NetworkSizes.model_fields})
         .learners(num_learners=config.num_learners, num_gpus_per_learner=config.gpus_per_learner)
@@ -169,13 +173,13 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
 
 
 def _progress(result: dict[str, Any], iteration: int, seconds: float) -> dict[str, float]:
-    """Pick a line of ``progress.csv`` out of RLlib's result."""
+    """Pick a line of ``progress.csv`` out of RLlib's result: the learner's statistics."""
     learnt = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
     return {
         "iteration": iteration,
         GRADIENT_STEPS: int(learnt[GRADIENT_STEPS]),
         "seconds": round(seconds, 3),
-        **{name: float(learnt[name]) for name in STATISTICS},
+        **{name: float(learnt[name]) for name in statistics(learnt)},
     }
 
 
@@ -188,7 +192,8 @@ def _save_checkpoint(algorithm: DiscreteIQL, path: Path, rows: list[dict[str, fl
 
 def _save_policy(algorithm: DiscreteIQL, work: Path, config: TrainConfig) -> None:
     """Write the networks, without the target, in a form that needs no unpickling."""
-    networks = IQLNetworks(network_config(algorithm.config.model_config))
+    reward = reward_decomposition(algorithm.config)
+    networks = IQLNetworks(network_config(algorithm.config.model_config), reward=reward)
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     networks.load_state_dict(
         {

@@ -66,11 +66,22 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(size)
         self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
 
-    def forward(self, x: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
-        """Update tokens ``x`` (B, T, D); ``mask`` (B, 1, 1, T) is False at empty slots.
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        first_only: bool = False,
+        attention: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Update tokens.
 
-        ``first_only`` returns the first token alone, (B, 1, D), with the same values: of the last
-        block nothing else is read, and 17 of 18 rows of its queries and MLP need no computing.
+        Args:
+            x: (B, T, D).
+            mask: (B, 1, 1, T), False at empty slots.
+            first_only: return the first token alone, (B, 1, D), with the same values: of the last
+                block nothing else is read, and 17 of 18 rows of its queries and MLP need no
+                computing.
+            attention: takes the attention weights (B, heads, T or 1, T), if a list is given.
         """
         batch, length, size = x.shape
         normed = self.norm_attention(x)
@@ -84,9 +95,19 @@ class Block(nn.Module):
             # (B, T, D) -> (B, heads, T, D / heads)
             return part.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
 
-        attended = F.scaled_dot_product_attention(
-            by_head(q), by_head(k), by_head(v), attn_mask=mask
-        )
+        if attention is None:
+            attended = F.scaled_dot_product_attention(
+                by_head(q), by_head(k), by_head(v), attn_mask=mask
+            )
+        else:
+            # The fused kernel keeps its weights to itself.
+            scores = by_head(q) @ by_head(k).transpose(-2, -1) / (size // self.heads) ** 0.5
+            if mask.dtype == torch.bool:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            else:
+                scores = scores + mask
+            attention.append(scores.softmax(dim=-1))
+            attended = attention[-1] @ by_head(v)
         # (B, heads, Q, D / heads) -> (B, Q, D)
         x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, size))
         return x + self.mlp(self.norm_mlp(x))
@@ -123,15 +144,41 @@ class StateEncoder(nn.Module):
             present=parts.present,
         )
 
-    def encode(self, tokens: Tokens) -> Tensor:
-        """Summarise tokens as (B, D): the user token after the last block."""
+    def encode(self, tokens: Tokens, attention: list[Tensor] | None = None) -> Tensor:
+        """Summarise tokens as (B, D): the user token after the last block.
+
+        Args:
+            tokens: B states.
+            attention: takes the attention weights of every block, (B, heads, T, T), of the last
+                one only the first row, if a list is given; costs nothing otherwise.
+        """
         x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
         always = torch.ones_like(tokens.present[:, :2])
         mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
         for place, block in enumerate(self.blocks, start=1):
-            x = block(x, mask, first_only=place == len(self.blocks))
+            x = block(x, mask, first_only=place == len(self.blocks), attention=attention)
         return self.norm(x[:, 0])
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """Summarise states (B, state size) as (B, D)."""
         return self.encode(self.embed(features, states))
+
+
+def attention_rollout(attention: list[Tensor]) -> Tensor:
+    """Follow attention through the blocks to the tokens that were put in (Abnar & Zuidema 2020).
+
+    Heads are averaged, and the residual connection counts as attention to oneself: each block's
+    matrix is ``0.5 A + 0.5 I``, and the rollout is their product's row of the summary token.
+
+    Args:
+        attention: of every block, as ``StateEncoder.encode`` gives it.
+
+    Returns:
+        (B, T), rows sum to 1: user, context, then the events, newest first.
+    """
+    last = attention[-1].mean(dim=1)[:, 0]  # (B, T)
+    row = 0.5 * last
+    row = torch.cat([row[:, :1] + 0.5, row[:, 1:]], dim=1)
+    for weights in reversed(attention[:-1]):
+        row = 0.5 * row + 0.5 * (row[:, None] @ weights.mean(dim=1))[:, 0]
+    return row
