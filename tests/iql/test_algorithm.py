@@ -115,10 +115,11 @@ def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
     """
     config = tiny_config.offline_data(dataset_num_iters_per_learner=1)
     config.training(expectile=0.8, beta=2.0, gamma=0.9)
+    config.training(reward_weights={"hate": -20.0})
     with built(config) as algorithm:
         net = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-        net.q.heads[0][-1].bias.data += 0.1  # so that neither critic is always the smaller one
-        net.target_q.heads[1][-1].bias.data += 0.1
+        for head in (net.q.heads[0], net.target_q.heads[1]):
+            head.weighted.bias.data += 0.1  # so that neither critic is always the smaller one
         before = copy.deepcopy(net)
         (shard,) = algorithm.offline_data.sample(64)
         named = next(shard.iter_torch_batches(batch_size=64))
@@ -127,21 +128,27 @@ def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
 
     obs, actions = batch["obs"], batch["actions"]
     with torch.no_grad():
-        twins = before.target_q(before.features, obs, actions)
-        assert 0 < (twins[0] < twins[1]).float().mean() < 1
-        target_q = torch.minimum(twins[0], twins[1])
+        twins = before.target_q(before.features, obs, actions)  # (2, 64, 9)
+        signs = before.signs  # of a reward of three signals
+        assert sorted(signs.tolist()) == [-1.0] + 6 * [0.0] + [1.0, 1.0]
+        smaller = (twins @ signs)[0] < (twins @ signs)[1]
+        assert 0 < smaller.float().mean() < 1
+        target_q = torch.where(smaller[:, None], twins[0], twins[1])
         v = before.v(before.features, obs)
         next_v = before.v(before.features, batch["new_obs"])
-        y = batch["rewards"] + 0.9 * (1 - batch["terminateds"]) * next_v
-        weight = torch.exp(2.0 * (target_q - v)).clamp(max=100.0)
+        y = batch["reward_components"] + 0.9 * (1 - batch["terminateds"])[:, None] * next_v
+        advantage = (target_q - v) @ signs
+        asymmetry = torch.abs(0.8 - (advantage < 0).float())
+        weight = torch.exp(2.0 * advantage).clamp(max=100.0)
 
+    # The probes' share of the losses reaches the probes alone.
     def v_loss() -> torch.Tensor:
         u = target_q - before.v(before.features, obs)
-        return (torch.abs(0.8 - (u < 0).float()) * u**2).mean()
+        return (asymmetry[:, None] * u**2).sum(1).mean()
 
     def q_loss() -> torch.Tensor:
         first, second = before.q(before.features, obs, actions)
-        return ((first - y) ** 2).mean() + ((second - y) ** 2).mean()
+        return ((first - y) ** 2).sum(1).mean() + ((second - y) ** 2).sum(1).mean()
 
     def actor_loss() -> torch.Tensor:
         log_prob = before.actor(before.features, obs).log_softmax(-1)

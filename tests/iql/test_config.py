@@ -83,5 +83,5 @@ def test_no_data_and_wrong_data_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no training data: call config"):
         DiscreteIQLConfig().validate()
     config = DiscreteIQLConfig().offline_data(input_=[str(tmp_path / "gone" / "train")])
-    with pytest.raises(UserError, match="holds no Parquet file"):
+    with pytest.raises(UserError, match="does not exist"):
         config.validate()
