@@ -6,7 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 from pydantic import ValidationError
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import (
+    AlgorithmConfig,
+    NotProvided,
+    TorchCompileWhatToCompile,
+)
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.util.debug import log_once
 
@@ -178,6 +182,12 @@ class DiscreteIQLConfig(AlgorithmConfig):
             )
         if decay and isinstance(self.actor_lr, list):
             raise ValueError("actor_lr is a schedule already: set actor_lr_decay_steps to 0")
+        what = TorchCompileWhatToCompile.FORWARD_TRAIN
+        if self.torch_compile_learner and self.torch_compile_learner_what_to_compile != what:
+            raise ValueError(
+                "torch_compile_learner_what_to_compile: only the forward pass is compiled here, "
+                "leave it as it is"
+            )
         for name in ("dataset_num_iters_per_learner", "train_batch_size_per_learner"):
             count = getattr(self, name)
             if not (isinstance(count, int) and count >= 1):

@@ -90,6 +90,10 @@ class DiscreteIQLTorchLearner(TorchLearner):
         self._statistics: dict[str, dict[str, tuple[list[str], Tensor]]] = {}
         for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule, no mapping)
             self._unwrapped(module_id).make_target_networks()
+            if self._torch_compile_forward_train:
+                # RLlib compiles only modules that are added later (torch_learner.py:416), so that
+                # its option has no effect on the ones it begins with.
+                self._unwrapped(module_id).compile(self._torch_compile_cfg)
 
     def _unwrapped(self, module_id: str) -> DiscreteIQLTorchRLModule:
         """Return the module itself, out of the DDP wrapper that several learners put around it."""

@@ -328,3 +328,39 @@ def test_beta_is_the_inverse_temperature(bandit_dataset: Path) -> None:
     """
     share = share_of_the_best(bandit_dataset, sign=1.0, beta=0.5, seed=0)
     assert np.log(share / (1 - share)) == pytest.approx(2 * 0.5, abs=0.15)
+
+
+def test_the_compiled_forward_is_used_and_learns_the_same(tiny_config: DiscreteIQLConfig) -> None:
+    """Fails if torch_compile_learner has no effect, as in RLlib's own learners, or changes results.
+
+    With the backend that traces the graph and runs it as it is: no compiler is needed.
+    """
+    learnt = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        config = tiny_config.copy(copy_frozen=False).framework(
+            torch_compile_learner=compiled, torch_compile_learner_dynamo_backend="aot_eager"
+        )
+        with built(config) as algorithm:
+            algorithm.train()
+            learnt.append(weights(algorithm))
+        frames = torch._dynamo.utils.counters["frames"]["ok"]
+        assert (frames > 0) == compiled
+    for name, value in learnt[0].items():
+        np.testing.assert_allclose(value, learnt[1][name], atol=1e-5, err_msg=name)
+
+
+def test_half_precision_learns_nearly_the_same(tiny_config: DiscreteIQLConfig) -> None:
+    """Fails if bfloat16 has no effect, or if losses or parameters are of half precision as well."""
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        config = tiny_config.copy(copy_frozen=False).training(precision=precision)
+        with built(config) as algorithm:
+            learnt = algorithm.train()["learners"][DEFAULT_MODULE_ID]
+            results[precision] = np.array([float(learnt[name]) for name in STATISTICS])
+            assert {str(value.dtype) for value in weights(algorithm, "q.").values()} <= {
+                "float32",
+                "int64",
+            }
+    assert (results["float32"] != results["bfloat16"]).any()
+    np.testing.assert_allclose(results["bfloat16"], results["float32"], rtol=0.1, atol=0.02)
