@@ -60,7 +60,7 @@ TARGET_UPDATES = "num_target_updates"
 
 #: Statistics of some runs: parts of Q by signal, probes, interpretability, shared layers.
 _OPTIONAL_STATISTICS = (
-    *(f"q_mean_{name}" for name in SIGNALS),
+    *(f"{part}_mean_{name}" for part in ("q", "v", "advantage") for name in SIGNALS),
     "probe_loss",
     ATTENTION_ENTROPY,
     INSUFFICIENCY,
@@ -172,9 +172,10 @@ class DiscreteIQLTorchLearner(TorchLearner):
             "log_prob_mean": fwd_out[LOG_PROBS].mean(),
         }
         if len(weighted) > 1:
-            for place in weighted:
-                share = signs[place] * q[..., place].mean()
-                values[f"q_mean_{names[place]}"] = share
+            parts = {"q": q, "v": v, "advantage": target_q - v}
+            for part, components in parts.items():
+                means = components.detach().flatten(end_dim=-2).mean(dim=0) * signs  # (S,)
+                values |= {f"{part}_mean_{names[place]}": means[place] for place in weighted}
         if probes := [place for place in range(len(names)) if place not in weighted]:
             probe_losses = critics(probes)
             values["probe_loss"] = probe_losses[0] + probe_losses[1]

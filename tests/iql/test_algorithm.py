@@ -106,6 +106,9 @@ def test_an_iteration_reports_its_means(tiny_config: DiscreteIQLConfig) -> None:
     assert values["v_loss"] > 0
     assert values["log_prob_mean"] == pytest.approx(-np.log(80), rel=0.3), "not near uniform"
     assert values["actor_gradient_norm"] > 0
+    for whole in ("q_mean", "v_mean", "advantage_mean"):
+        parts = [float(learnt[f"{whole}_{name}"]) for name in ("click", "watch_ratio")]
+        assert sum(parts) == pytest.approx(values[whole], abs=1e-5), whole
 
 
 def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
