@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from noetik_rllib.data.signals import SIGNALS
+from noetik_rllib.envs.rows import load_rows
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.split import PARTS
 
@@ -46,11 +47,15 @@ class LoggedAnswers:
         parts: Iterable[str] = PARTS,
         users: Iterable[int] | None = None,
     ) -> LoggedAnswers:
-        """Read the answers in ``parts``, of ``users`` only if given; empty parts are skipped."""
+        """Read the answers in ``parts``, of ``users`` only if given; empty parts are skipped.
+
+        Raises:
+            UserError: an answer or a video cannot be meant (``load_rows``).
+        """
         chosen = None if users is None else list(users)
         columns = ("user_id", "actions", "time_ms", *SIGNALS)
         rows = [
-            dataset.load(part, columns, users=chosen)
+            load_rows(dataset, part, columns, users=chosen)
             for part in parts
             if dataset.manifest.parts[part].rows
         ]

@@ -17,11 +17,13 @@ from noetik_rllib.envs.response_network import (
     make_network,
 )
 from noetik_rllib.envs.response_training import (
+    DIVERGED,
     Rows,
     calibrate,
     start_at_base_rates,
     train_network,
 )
+from noetik_rllib.envs.rows import load_rows
 from noetik_rllib.envs.threads import one_thread
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.network_config import NetworkConfig
@@ -62,7 +64,8 @@ def fit_response_model(
         progress: called with the share of the longest possible fit that is done, 0 to 1.
 
     Raises:
-        UserError: the part reaches beyond the split time, or has fewer than two rows.
+        UserError: the part reaches beyond the split time, has fewer than two rows or a row that
+            cannot be meant (``load_rows``), or the fit diverged.
     """
     if part not in FITTING_PARTS:
         raise UserError(
@@ -102,6 +105,8 @@ def fit_response_model(
         start_at_base_rates(network, train)
         epochs, loss = train_network(network, train, validation, seed, progress)
         calibrate(network, train, validation)
+    if not network.is_finite():
+        raise UserError(DIVERGED)
     progress(1.0)
     record = FitRecord(
         dataset=dataset.fingerprint,
@@ -124,11 +129,11 @@ def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[
     users, counts = np.unique(dataset.load(part, ("user_id",))["user_id"], return_counts=True)
     order = rng.permutation(len(users))
     users = users[order[np.cumsum(counts[order]) <= MAX_ROWS]]
-    raw = dataset.load(part, columns, users=users)
+    raw = load_rows(dataset, part, columns, users=users)
     raw["uniform"] = np.zeros(len(raw["user_id"]), dtype=np.float32)
     if not dataset.manifest.parts["random"].rows:
         return raw
-    random = dataset.load("random", columns, users=users)
+    random = load_rows(dataset, "random", columns, users=users)
     early = dataset.before_split(random["user_id"], random["time_ms"])
     if early.sum() < MIN_UNIFORM_ROWS:
         return raw

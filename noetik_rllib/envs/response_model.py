@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -34,7 +34,7 @@ from noetik_rllib.state import LAYOUT_VERSION, StateLayout
 WEIGHTS_NAME = "weights.safetensors"
 MODEL_NAME = "model.json"
 #: Raised when the network or the files change so that an older model can no longer be read.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 #: Rows scored at a time: 8,192 states of 128 with 16 embedded events are some 20 MB.
 CHUNK = 8_192
 #: Numbers of the largest array in ``reward_matrix``: 64 MB of float32.
@@ -63,7 +63,7 @@ class FitRecord(BaseModel):
     #: Passes over the rows up to the weights that were kept.
     epochs: int
     #: Sum over signals of the mean negative log-likelihood of the validation rows, nats.
-    validation_loss: float
+    validation_loss: float = Field(allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,20 @@ class ResponseModel:
                 f"the response model was fitted on another dataset than {dataset.directory}: "
                 "fit it on this one"
             )
+        found = self.layout.history_length, self.num_videos
+        expected = dataset.layout.history_length, dataset.manifest.num_videos
+        if found != expected:
+            raise UserError(
+                f"the response model reads states of {found[0]} past events and knows {found[1]} "
+                f"videos, but {dataset.directory} has {expected[0]} and {expected[1]}: fit it again"
+            )
 
     def save(self, directory: str | Path) -> None:
         """Write the model as a folder, whole or not at all; an older model there is replaced."""
+        described = {
+            "fitted_on": self.record.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json"),
+        }
         weights = save_tensors({k: v.contiguous() for k, v in self.network.state_dict().items()})
         with atomic_directory(directory) as part:
             (part / WEIGHTS_NAME).write_bytes(weights)
@@ -219,9 +230,8 @@ class ResponseModel:
                     "format_version": FORMAT_VERSION,
                     "layout_version": LAYOUT_VERSION,
                     "signals": list(SIGNALS),
-                    "weights_sha256": hashlib.sha256(weights).hexdigest(),
-                    "fitted_on": self.record.model_dump(mode="json"),
-                    "config": self.config.model_dump(mode="json"),
+                    "sha256": _checksum(described, weights),
+                    **described,
                 },
             )
 
@@ -230,21 +240,32 @@ class ResponseModel:
         """Read a saved model.
 
         Raises:
-            UserError: it is missing, damaged, or of another version.
+            UserError: it is missing, damaged, changed by hand, or of another version.
         """
         directory = Path(directory)
         content = _read_description(directory)
         try:
             config = ResponseConfig.model_validate(content["config"])
             record = FitRecord.model_validate(content["fitted_on"])
-            digest = content["weights_sha256"]
+            weights = _read_weights(directory, content)
         except (KeyError, ValidationError) as error:
             raise UserError(
-                f"{directory / MODEL_NAME} is damaged: {str(error).splitlines()[0]}; "
+                f"{directory / MODEL_NAME} is damaged: {' '.join(str(error).split())}; "
                 "fit the response model again"
             ) from None
         network = make_network(config)
-        _read_weights(directory / WEIGHTS_NAME, digest, network)
+        try:
+            network.load_state_dict(load_tensors(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise UserError(
+                f"{directory / WEIGHTS_NAME} does not fit {MODEL_NAME}: "
+                f"{str(error).splitlines()[0]}; fit the response model again"
+            ) from None
+        if not network.is_finite():
+            raise UserError(
+                f"{directory / WEIGHTS_NAME} holds weights that are not numbers: "
+                "fit the response model again"
+            )
         return cls(network, record)
 
 
@@ -276,24 +297,28 @@ def _read_description(directory: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def _read_weights(path: Path, digest: str, network: ResponseNetwork) -> None:
-    """Load the weights that ``model.json`` describes into ``network``."""
+def _read_weights(directory: Path, content: dict[str, Any]) -> bytes:
+    """Read the weights, and check that nothing of them or of their description was changed.
+
+    Raises:
+        KeyError: the description lacks a part.
+        UserError: the weights are missing, or not those that were saved with the description.
+    """
+    path = directory / WEIGHTS_NAME
     try:
         weights = path.read_bytes()
     except OSError:
         raise UserError(f"{path} is missing: fit the response model again") from None
-    if hashlib.sha256(weights).hexdigest() != digest:
+    described = {name: content[name] for name in ("fitted_on", "config")}
+    if _checksum(described, weights) != content["sha256"]:
         raise UserError(
-            f"{path} is damaged: its checksum is not the one in {MODEL_NAME}; "
-            "fit the response model again"
+            f"{path} is damaged: its checksum is not the one in {MODEL_NAME}, or that file was "
+            "changed; fit the response model again"
         )
-    try:
-        tensors = load_tensors(weights)
-        network.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{path} does not fit {MODEL_NAME}: {str(error).splitlines()[0]}; "
-            "fit the response model again"
-        ) from None
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise UserError(f"{path} holds weights that are not numbers: fit the response model again")
+    return weights
+
+
+def _checksum(described: dict[str, Any], weights: bytes) -> str:
+    """SHA-256 of a description, in one order of its names, and the weights that it belongs to."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode() + b"\0" + weights).hexdigest()

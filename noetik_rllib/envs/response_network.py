@@ -21,12 +21,12 @@ import abc
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import SIGNALS
-from noetik_rllib.envs.response_answers import SEGMENTS, AnswerForm, thresholds
+from noetik_rllib.envs.response_answers import BINS, SEGMENTS, AnswerForm, thresholds
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.transformer import ANSWER_SIZE, answer_features
 from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
@@ -65,6 +65,14 @@ class ResponseConfig(BaseModel):
     traits: int = Field(default=2, ge=1)
     #: Width of the hidden layer.
     hidden_size: int = Field(default=64, ge=1)
+
+    @field_validator("places")
+    @classmethod
+    def _lie_in_their_segments(cls, places: list[list[float]]) -> list[list[float]]:
+        for values, most in zip(places, BINS, strict=True):
+            if not 1 <= len(values) <= most or not all(0.0 <= value <= 1.0 for value in values):
+                raise ValueError(f"expected 1 to {most} places within 0 to 1, got {values}")
+        return places
 
 
 class Person(nn.Module):
@@ -208,6 +216,10 @@ class ResponseNetwork(nn.Module, abc.ABC):
         """Outputs (..., size) from (..., hidden)."""
         outputs: Tensor = self.output(F.gelu(hidden))
         return outputs
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.state_dict().values())
 
     def places(self, user_id: Tensor) -> Tensor:
         """Place of each user id (B,) among the vectors, int64; 0 where the user has none."""

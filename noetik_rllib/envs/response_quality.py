@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS
 from noetik_rllib.envs.response_model import ResponseModel
+from noetik_rllib.envs.rows import load_rows
 from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Bins of the expected calibration error; each holds as many rows as any other.
@@ -161,9 +162,12 @@ def assess(
 
     Returns:
         None where there are no such rows.
+
+    Raises:
+        UserError: a row cannot be meant (``load_rows``).
     """
     columns = ("user_id", "obs", "actions", "time_ms", *SIGNALS)
-    rows = dataset.load(part, columns, users=users)
+    rows = load_rows(dataset, part, columns, users=users)
     late = ~dataset.before_split(rows["user_id"], rows["time_ms"]) | (not from_split)
     if not late.any():
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from noetik_rllib.envs.response_answers import CLICK_PLAY, FLAGS, Answers
 from noetik_rllib.envs.response_network import ResponseNetwork
+from noetik_rllib.errors import UserError
 
 BATCH_SIZE = 256
 #: Small datasets get smaller batches, down to 64 rows, for this many steps per epoch.
@@ -33,6 +35,10 @@ DRIFT_PRIOR, SLOPE_PRIOR = 0.05, 1.0
 #: Newton's method settles a shift of 2 or 3 log-odds, the most there is, in so many steps.
 NEWTON_STEPS = 10
 CHUNK = 8_192
+DIVERGED = (
+    "fitting the response model diverged: its loss or a weight is no finite number; look for absurd "
+    "values in the dataset's states"
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,9 @@ def train_network(
 
     Returns:
         Epochs of the first stage up to the weights that were kept, and the final validation loss.
+
+    Raises:
+        UserError: the fit diverged.
     """
 
     def of_strangers(rows: Rows) -> Callable[[Tensor], Tensor]:
@@ -255,6 +264,13 @@ class Schedule:
     progress: Callable[[float], None]
 
 
+def _finite(loss: float) -> float:
+    """Return a validation loss, which must be finite: NaN is never the best, nor said to be bad."""
+    if not math.isfinite(loss):
+        raise UserError(DIVERGED)
+    return loss
+
+
 def _stage(
     network: ResponseNetwork,
     optimizer: torch.optim.Optimizer,
@@ -266,13 +282,16 @@ def _stage(
 
     The network ends with the best of the averaged weights. Returns their epoch and validation
     loss.
+
+    Raises:
+        UserError: a validation loss is not finite.
     """
     batch_size = min(BATCH_SIZE, max(64, schedule.rows // MIN_STEPS_PER_EPOCH))
     shuffle = torch.Generator().manual_seed(schedule.seed)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     with torch.no_grad():
         average = [weight.clone() for weight in weights]
-    best_epoch, best_loss = 0, validate()
+    best_epoch, best_loss = 0, _finite(validate())
     best_weights = copy.deepcopy(average)
     for epoch in range(1, MAX_EPOCHS + 1):
         batches = torch.randperm(schedule.rows, generator=shuffle).split(batch_size)
@@ -286,7 +305,7 @@ def _stage(
         with torch.no_grad():
             current = [weight.clone() for weight in weights]
             torch._foreach_copy_(weights, average)
-            validation_loss = validate()
+            validation_loss = _finite(validate())
             torch._foreach_copy_(weights, current)
         if validation_loss < best_loss:
             best_epoch, best_loss = epoch, validation_loss

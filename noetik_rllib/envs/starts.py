@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noetik_rllib.envs.rows import check_column
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -39,7 +40,8 @@ def load_starts(dataset: OfflineDataset, part: str, users: Iterable[int] | None 
     """Read the observations at ``t`` = 0 of a part, of ``users`` only if given.
 
     Raises:
-        UserError: the part is unknown, damaged, or has no episode of these users.
+        UserError: the part is unknown, damaged, or has no episode of these users, or a state is not
+            finite.
     """
     filters: list[tuple[str, str, object]] = [("t", "=", 0)]
     if users is not None:
@@ -60,5 +62,6 @@ def load_starts(dataset: OfflineDataset, part: str, users: Iterable[int] | None 
     order = np.argsort(user_id, kind="stable")
     # The index makes a copy, so the states are writable and Arrow's memory is let go.
     states = column_to_numpy(table["obs"])[order].astype(np.float32, copy=False)
+    check_column(dataset, part, "obs", states)
     distinct, first = np.unique(user_id[order], return_index=True)
     return Starts(states, user_id[order], distinct, np.append(first, len(order)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +24,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
 from tests.envs.planted import Planted
+from tests.envs.test_damage import change
 from tests.offline.test_no_leakage import poison
 
 
@@ -87,12 +87,7 @@ def test_weights_that_are_no_numbers_are_refused(world: Planted, tmp_path: Path,
     weights = load_file(tmp_path / "model" / WEIGHTS_NAME)
     weights["output.bias"][3] = torch.nan
     save_file(weights, tmp_path / "model" / WEIGHTS_NAME)
-    description = tmp_path / "model" / MODEL_NAME
-    content = json.loads(description.read_text())
-    content["weights_sha256"] = hashlib.sha256(
-        (tmp_path / "model" / WEIGHTS_NAME).read_bytes()
-    ).hexdigest()
-    description.write_text(json.dumps(content))
+    change(tmp_path / "model", lambda content: None, sign=True)
     with pytest.raises(UserError, match="holds weights that are not numbers"):
         ResponseModel.load(tmp_path / "model")
 
@@ -100,11 +95,12 @@ def test_weights_that_are_no_numbers_are_refused(world: Planted, tmp_path: Path,
 def test_a_file_of_another_family_is_refused(world: Planted, tmp_path: Path) -> None:
     """A network would be filled with another's weights, or a name end in a traceback."""
     world.model.save(tmp_path / "model")
-    description = tmp_path / "model" / MODEL_NAME
-    content = json.loads(description.read_text())
     for family, message in (("forest", f"{MODEL_NAME} is damaged"), ("pooled", "does not fit")):
-        content["config"]["family"] = family
-        description.write_text(json.dumps(content))
+        change(
+            tmp_path / "model",
+            lambda content, family=family: content["config"].update(family=family),
+            sign=True,
+        )
         with pytest.raises(UserError, match=message):
             ResponseModel.load(tmp_path / "model")
 
