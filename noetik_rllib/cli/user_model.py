@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import click
 from rich.table import Table
 
+from noetik_rllib.cli.console import err as stderr
 from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.errors import UserError
+from noetik_rllib.io import make_directory
 
 if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.envs.response_quality import ResponseQuality
@@ -24,7 +27,7 @@ def user_model() -> None:
     """Model what users answer to a video."""
 
 
-@user_model.command(epilog="Example: noetik user-model fit data/pure --out models/judge")
+@user_model.command(epilog="Example: noetik user-model fit data/tiny --out models/judge")
 @click.argument("data", type=PATH)
 @click.option(
     "--out", type=PATH, required=True, help="Folder to write; an older model is replaced."
@@ -49,7 +52,7 @@ def fit(data: Path, out: Path, part: str, family: str | None, seed: int, as_json
     The table is about the users of the same part: their later rows (test), and those of their
     uniformly exposed rows that lie after the split (random).
     """
-    from noetik_rllib.envs.response_fit import fit_response_model
+    from noetik_rllib.envs.response_fit import fit_response_model, remark_on_exposure
     from noetik_rllib.envs.response_model import MODEL_NAME
     from noetik_rllib.envs.response_quality import assess
     from noetik_rllib.offline.dataset import OfflineDataset
@@ -57,6 +60,7 @@ def fit(data: Path, out: Path, part: str, family: str | None, seed: int, as_json
     in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if in_the_way and not (out / MODEL_NAME).is_file():
         raise UserError(f"{out} exists already and is no user model: choose another --out")
+    _check_writable(out)
     dataset = OfflineDataset(data)
     with progress_bar("user model") as update:
         model = fit_response_model(
@@ -72,6 +76,9 @@ def fit(data: Path, out: Path, part: str, family: str | None, seed: int, as_json
         if dataset.manifest.parts["random"].rows:
             quality["random"] = assess(model, dataset, "random", users, from_split=True)
         model.save(out)
+    remark = remark_on_exposure(model.record)
+    if remark:
+        stderr.print(f"Warning: {remark}", highlight=False, soft_wrap=True)
     if as_json:
         result = {
             "model": str(out),
@@ -98,6 +105,15 @@ def fit(data: Path, out: Path, part: str, family: str | None, seed: int, as_json
             console.print(_table(found))
         else:
             console.print(f"{name}: no row of these users after the split", highlight=False)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written, before minutes of fitting."""
+    make_directory(out.parent)
+    try:
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.").cleanup()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def _table(quality: ResponseQuality) -> Table:

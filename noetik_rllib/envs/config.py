@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,10 +21,11 @@ class KuaiRandEnvConfig(BaseModel):
     #: Offline dataset, a folder written by ``noetik data prepare``.
     data: Path
     #: Part whose episodes give the start states, and so the users.
-    part: Literal["train", "judge", "test", "random"] = "test"
-    #: "logged": the logged answer where the log has that user and video, else the model's;
-    #: "model": always the model's; "world": what the users of a synthetic world truly answer.
-    user_model: Literal["logged", "model", "world"] = "logged"
+    part: Literal["train", "judge", "test", "random"] = "train"
+    #: "model": always the model's answer; "logged": the logged one where the log has that user and
+    #: video, else the model's, so that a policy can learn the log by heart; "world": what the users
+    #: of a synthetic world truly answer.
+    user_model: Literal["logged", "model", "world"] = "model"
     #: Folder of a saved response model. None fits one on the part ``train`` (seconds), once per
     #: process and dataset; with many workers, save one and name it here instead.
     response_model: Path | None = None
@@ -43,8 +44,9 @@ class KuaiRandEnvConfig(BaseModel):
     repeat_interest: float = Field(default=0.16, ge=0.0, le=1.0)
     #: What sessions do beside answering; nothing by default.
     dynamics: Dynamics = Dynamics()
-    #: Users to draw from; None for all users with an episode in the part.
-    users: list[int] | None = Field(default=None, min_length=1)
+    #: Users to draw from: their ids, "held_out" for those kept from training, None for all; with an
+    #: episode in the part.
+    users: Annotated[list[int], Field(min_length=1)] | Literal["held_out"] | None = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> KuaiRandEnvConfig:
@@ -63,6 +65,10 @@ class KuaiRandEnvConfig(BaseModel):
             config = cls.model_validate(dict(options))
         except ValidationError as error:
             first = error.errors()[0]
+            if first["loc"][0] == "users":  # pydantic tells of each kind by itself
+                raise UserError(
+                    "KuaiRandEnv option 'users': expected ids of users, at least one, or 'held_out'"
+                ) from None
             where = ".".join(str(part) for part in first["loc"])
             raise UserError(f"KuaiRandEnv option '{where}': {first['msg']}") from None
         config.check()

@@ -7,6 +7,7 @@ and the second one starts in a millisecond.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 
 from noetik_rllib.data.world_files import WORLD_FILE
 from noetik_rllib.envs.config import KuaiRandEnvConfig
+from noetik_rllib.envs.default_model import default_model
 from noetik_rllib.envs.logged import LoggedAnswers
-from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import MODEL_NAME, WEIGHTS_NAME, ResponseModel
 from noetik_rllib.envs.session import LeaveProbability, SessionPlan
 from noetik_rllib.envs.simulator import FittedUsers, Simulator, UserModel
@@ -84,8 +85,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _plan(key: _Key) -> SessionPlan:
     config = key.config
     dataset = OfflineDataset(config.data)
-    starts = load_starts(dataset, config.part, config.users)
-    for user in config.users or ():
+    held_out = dataset.users.user_id[dataset.users.held_out]
+    starts = load_starts(
+        dataset, config.part, held_out if config.users == "held_out" else config.users
+    )
+    for user in config.users if isinstance(config.users, list) else ():
         check_user(config, dataset, starts, user)
     users: UserModel
     leave: LeaveProbability | None
@@ -96,6 +100,7 @@ def _plan(key: _Key) -> SessionPlan:
     else:
         model = _response_model(config, dataset)
         model.check_dataset(dataset)
+        _warn_of_other_users(model, starts, held_out)
         users, patience = FittedUsers(model), config.dynamics.patience
         leave = None if patience is None else patience.leave_probability
     logged = None
@@ -132,14 +137,22 @@ def check_user(
 
 def _response_model(config: KuaiRandEnvConfig, dataset: OfflineDataset) -> ResponseModel:
     if config.response_model is None:
-        return _fitted_model(dataset.directory.resolve(), dataset.fingerprint)
+        return default_model(dataset.directory.resolve(), dataset.fingerprint)
     return ResponseModel.load(config.response_model)
 
 
-@functools.lru_cache(maxsize=4)
-def _fitted_model(directory: Path, fingerprint: str) -> ResponseModel:
-    """Response model of the part ``train``, fitted once per process and state of the dataset."""
-    return fit_response_model(OfflineDataset(directory), "train")
+def _warn_of_other_users(model: ResponseModel, starts: Starts, held_out: np.ndarray) -> None:
+    """Warn where the model that judges answers for training users, or the other way round."""
+    judges = model.record.part == "judge"
+    other = int((np.isin(starts.users, held_out) != judges).sum())
+    if other:
+        warnings.warn(
+            f"{other} of the environment's {len(starts.users)} users are "
+            f"{'training users' if judges else 'held out from training'}, but the response model "
+            f"was fitted on part '{model.record.part}', that is on the others: train with part "
+            "'train' and a model of it, judge with users 'held_out' and a model of part 'judge'",
+            stacklevel=2,
+        )
 
 
 def spaces(dataset: OfflineDataset) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
@@ -147,33 +160,3 @@ def spaces(dataset: OfflineDataset) -> tuple[gym.spaces.Box, gym.spaces.Discrete
     num_videos = dataset.manifest.num_videos
     low, high = dataset.layout.bounds(num_videos)
     return gym.spaces.Box(low, high, dtype=np.float32), gym.spaces.Discrete(num_videos)
-
-
-def start_of(
-    plan: SessionPlan, config: KuaiRandEnvConfig, space: gym.spaces.Box, user: Any, state: Any
-) -> tuple[int | None, np.ndarray | None]:
-    """Check the user and the state that ``reset`` is asked to begin with; None for any.
-
-    Raises:
-        UserError: the user has no episode here, or the state is not one.
-    """
-    if state is not None:
-        given = np.asarray(state)
-        state = given.astype(np.float32)
-        if state.shape != space.shape or not space.contains(state):
-            raise UserError(
-                f"reset option 'state': expected {space.shape[0]} finite numbers within the "
-                f"observation space, got {given.dtype} of shape {given.shape}"
-            )
-        slots = plan.dataset.layout.unpack(state).events[:, 0]
-        if (slots != np.rint(slots)).any():
-            raise UserError("reset option 'state': the video of an event must be a whole number")
-    if user is None:
-        if state is None:
-            return None, None
-        # -1 is nobody in particular: a user of whom only the state is known.
-        user = -1
-    user = int(user)
-    if state is None or isinstance(plan.simulator.users, WorldUsers):
-        check_user(config, plan.dataset, plan.starts, user)
-    return user, state

@@ -30,15 +30,19 @@ def make_kuairand_env(config: Mapping[str, Any]) -> KuaiRandEnv | KuaiRandVector
     """Make the environment from RLlib's ``env_config``. Pickled by name, so workers need Noetik.
 
     RLlib adds ``num_envs`` where it wants a vectorised one
-    (``gym_env_vectorize_mode="vector_entry_point"``).
+    (``gym_env_vectorize_mode="vector_entry_point"``). Its runners have the seeds s + 1, s + 2, ...,
+    and the sessions of each count on from there: streams keep them apart. A vectorised one is not
+    told its runner, since RLlib then sends a plain dict for its ``EnvContext``
+    (single_agent_env_runner.py: ``env_ctx | {...}``), so its streams are the sessions; of single
+    ones the stream is the runner.
     """
     if "num_envs" in config:
         from noetik_rllib.envs.vector_env import KuaiRandVectorEnv
 
-        return KuaiRandVectorEnv(**config)
+        return KuaiRandVectorEnv(**config, streams=True)
     from noetik_rllib.envs.kuairand_env import KuaiRandEnv
 
-    return KuaiRandEnv(config)
+    return KuaiRandEnv(config, stream=getattr(config, "worker_index", None) or 0)
 
 
 class _AfterImport(Loader):

@@ -123,6 +123,19 @@ def fit_response_model(
     return ResponseModel(network, record)
 
 
+def remark_on_exposure(record: FitRecord) -> str | None:
+    """Say what a model without uniformly exposed rows is no good for; None where it has some."""
+    if record.uniform_rows:
+        return None
+    return (
+        f"there are fewer than {MIN_UNIFORM_ROWS} uniformly exposed rows of these users before the "
+        "split, so the model has learnt nothing of videos that the platform would not show them, "
+        "and overrates those: a policy that strays from the log is paid too much. Prepare the log "
+        "with a split after the random exposures began: noetik data prepare --split time "
+        "--split-at TIME"
+    )
+
+
 def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Read the rows to fit on: the part's, and its users' random exposures before the split."""
     columns = ("user_id", "obs", "actions", "time_ms", *SIGNALS)

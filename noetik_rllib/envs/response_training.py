@@ -36,8 +36,8 @@ DRIFT_PRIOR, SLOPE_PRIOR = 0.05, 1.0
 NEWTON_STEPS = 10
 CHUNK = 8_192
 DIVERGED = (
-    "fitting the response model diverged: its loss or a weight is no finite number; look for absurd "
-    "values in the dataset's states"
+    "fitting the response model diverged: its loss or a weight is no finite number; look for "
+    "absurd values in the dataset's states"
 )
 
 

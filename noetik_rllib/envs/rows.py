@@ -52,10 +52,8 @@ def check_column(dataset: OfflineDataset, part: str, name: str, values: np.ndarr
         whole = column_to_numpy(pq.read_table(file, columns=[name])[name])
         places = np.flatnonzero(_wrong(dataset, name, whole))
         if len(places):
-            raise UserError(
-                f"{file} is damaged: column '{name}' of row {places[0]} {_expected(dataset, name)}; "
-                "prepare the dataset again"
-            )
+            where, what = f"column '{name}' of row {places[0]}", _expected(dataset, name)
+            raise UserError(f"{file} is damaged: {where} {what}; prepare the dataset again")
     raise UserError(f"{dataset.directory / part} was written while it was read: try again")
 
 

@@ -69,6 +69,22 @@ class SessionStep:
     terminated: np.ndarray
     truncated: np.ndarray
 
+    @classmethod
+    def of_none(cls) -> SessionStep:
+        """What happened where no session was stepped: arrays of no rows, of the usual kinds."""
+        flag, number = np.zeros(0, dtype=bool), np.zeros(0)
+        return cls(
+            videos=np.zeros(0, dtype=np.int64),
+            signals=np.zeros((0, len(SIGNALS)), dtype=np.float32),
+            rewards=number,
+            logged=flag,
+            repeated=flag,
+            left=flag,
+            elapsed_seconds=number,
+            terminated=flag,
+            truncated=flag,
+        )
+
 
 class Sessions:
     """A number of sessions, each of its own user, state, steps and luck.
@@ -135,6 +151,8 @@ class Sessions:
 
     def step(self, slots: np.ndarray, videos: np.ndarray) -> SessionStep:
         """Show a video to the users in places ``slots`` (n,); videos (n,) int64 in 0..N-1."""
+        if not len(slots):
+            return SessionStep.of_none()
         plan, layout = self.plan, self.plan.dataset.layout
         luck = self._draw(slots)
         answer_luck, luck = np.split(luck, [self._answer_uniforms], axis=1)

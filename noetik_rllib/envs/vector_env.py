@@ -7,13 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from noetik_rllib.envs.config import KuaiRandEnvConfig
-from noetik_rllib.envs.plan import make_plan, read_config, spaces, start_of
-from noetik_rllib.envs.session import Sessions
+from noetik_rllib.envs.luck import generator, is_whole, read_seed
+from noetik_rllib.envs.plan import make_plan, read_config, spaces
+from noetik_rllib.envs.reset_options import CLOSED, for_each, read_options, start_of
+from noetik_rllib.envs.session import Sessions, SessionStep
 from noetik_rllib.errors import UserError
 
 
@@ -25,6 +26,10 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ignores (Gymnasium's ``AutoresetMode.NEXT_STEP``, which RLlib needs). ``info`` has an array for
     each name, and under ``_name`` says for which sessions it holds.
 
+    RLlib gives its runner w the seed s + w, so that session i of one runner would repeat session
+    i + 1 of the runner before. With ``streams``, session i draws from stream i + 1 of the seed
+    itself instead (``KuaiRandEnv``'s ``stream``); the registration with RLlib asks for it.
+
     With Gymnasium and with RLlib::
 
         envs = gymnasium.make_vec("noetik/KuaiRand-v0", num_envs=256, data="data/pure")
@@ -35,10 +40,11 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         num_envs: sessions.
         config: as for ``KuaiRandEnv``.
+        streams: whether the sessions draw from streams of one seed instead of from one seed each.
         **options: as for ``KuaiRandEnv``.
 
     Raises:
-        UserError: as ``KuaiRandEnv``, or ``num_envs`` is below 1.
+        UserError: as ``KuaiRandEnv``, or ``num_envs`` is no whole number of 1 or more.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's attribute)
@@ -50,11 +56,14 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self,
         num_envs: int = 1,
         config: KuaiRandEnvConfig | Mapping[str, Any] | None = None,
+        *,
+        streams: bool = False,
         **options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise UserError(f"num_envs is {num_envs}: expected at least 1")
-        self.num_envs = num_envs
+        if not is_whole(num_envs) or num_envs < 1:
+            raise UserError(f"num_envs is {num_envs!r}: expected a whole number of 1 or more")
+        self.num_envs = int(num_envs)
+        self._streams = range(1, self.num_envs + 1) if streams else [0] * self.num_envs
         self.config = read_config(config, options)
         self._plan = make_plan(self.config)
         self.dataset = self._plan.dataset
@@ -76,47 +85,44 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin a session in every place.
 
         Args:
-            seed: of the first session, the others count on from it; or one for each.
+            seed: of the first session, the others count on from it (or are its streams, see
+                above); or one for each; None goes on with the last one's numbers.
             options: as ``KuaiRandEnv.reset``; "user_id" may be one or ``num_envs`` ids, "state"
                 one or ``num_envs`` states.
 
         Raises:
-            UserError: as ``KuaiRandEnv.reset``.
+            UserError: as ``KuaiRandEnv.reset``, or as many as sessions were expected.
+            RuntimeError: as ``KuaiRandEnv.reset``.
         """
-        seeds: Sequence[int | None]
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        else:
-            seeds = seed
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"expected one seed or {self.num_envs}, got {len(seeds)}")
-        if not self._rngs:
-            self._rngs = [seeding.np_random()[0] for _ in seeds]
-        for place, one in enumerate(seeds):
-            if one is not None:
-                self._rngs[place] = seeding.np_random(one)[0]
-        asked = options or {}
-        users = self._for_each("user_id", asked.get("user_id"), 0)
-        states = self._for_each("state", asked.get("state"), 1)
+        if self.closed:
+            raise RuntimeError(CLOSED)
+        seeds = self._seeds(seed)
+        user, state = read_options(options)
+        users = for_each("user_id", user, 0, self.num_envs)
+        states = for_each("state", state, 1, self.num_envs)
         begun = [
             start_of(self._plan, self.config, self._box, *one)
             for one in zip(users, states, strict=True)
         ]
-        everywhere = np.arange(self.num_envs)
-        self._sessions.begin(everywhere, self._rngs, *zip(*begun, strict=True))
+        rngs = self._rngs or [generator(None) for _ in seeds]
+        self._rngs = [
+            rng if one is None else generator(one, stream)
+            for rng, one, stream in zip(rngs, seeds, self._streams, strict=True)
+        ]
+        self._sessions.begin(np.arange(self.num_envs), self._rngs, *zip(*begun, strict=True))
         self._over[:] = False
-        return self._sessions.states.copy(), self._info(np.zeros(0, dtype=np.int64), {})
+        facts = self._sessions.facts(SessionStep.of_none())
+        return self._sessions.states.copy(), self._info(np.zeros(0, dtype=np.int64), facts)
 
-    def _for_each(self, name: str, value: Any, dimensions: int) -> Sequence[Any]:
-        """Return one value per session of a reset option given once or for each."""
-        if value is None or np.ndim(value) == dimensions:
-            return [value] * self.num_envs
-        if np.ndim(value) != dimensions + 1 or len(value) != self.num_envs:
-            raise UserError(
-                f"reset option '{name}': expected one or {self.num_envs}, got an array of shape "
-                f"{np.shape(value)}"
-            )
-        return list(value)
+    def _seeds(self, seed: Any) -> list[int | None]:
+        """Return the seed of each session."""
+        if seed is None or np.ndim(seed) == 0:
+            first = read_seed(seed)
+            step = 0 if self._streams[0] else 1
+            return [None if first is None else first + step * i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise UserError(f"reset seed: expected one or {self.num_envs}, got {len(seed)}")
+        return [read_seed(one) for one in seed]
 
     def step(
         self, actions: np.ndarray
@@ -127,6 +133,8 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: an action is not the index of a video.
             RuntimeError: there was no ``reset`` yet.
         """
+        if self.closed:
+            raise RuntimeError(CLOSED)
         if not self._rngs:
             raise RuntimeError("call reset() before step()")
         over, videos = self._over.copy(), self._videos(actions)
@@ -134,17 +142,14 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)
-        facts: dict[str, np.ndarray] = {}
         if len(fresh):
             none = [None] * len(fresh)
             self._sessions.begin(fresh, [self._rngs[place] for place in fresh], none, none)
-        if len(running):
-            step = self._sessions.step(running, videos[running])
-            rewards[running] = step.rewards
-            terminated[running], truncated[running] = step.terminated, step.truncated
-            facts = self._sessions.facts(step)
+        step = self._sessions.step(running, videos[running])
+        rewards[running] = step.rewards
+        terminated[running], truncated[running] = step.terminated, step.truncated
         self._over = terminated | truncated
-        info = self._info(running, facts)
+        info = self._info(running, self._sessions.facts(step))
         return self._sessions.states.copy(), rewards, terminated, truncated, info
 
     def _videos(self, actions: np.ndarray) -> np.ndarray:
@@ -164,7 +169,10 @@ class KuaiRandVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return videos.astype(np.int64)
 
     def _info(self, places: np.ndarray, facts: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Return Gymnasium's dictionary of arrays; ``facts`` are of the sessions ``places``."""
+        """Return Gymnasium's dictionary of arrays; ``facts`` are of the sessions ``places``.
+
+        Every name is always there, so that a loop need not know when all sessions begin anew.
+        """
         everywhere = np.ones(self.num_envs, dtype=bool)
         info: dict[str, Any] = {"user_id": self._sessions.user_id.copy(), "_user_id": everywhere}
         if self._sessions.unseen is not None:

@@ -163,11 +163,11 @@ def test_logged_answers_are_replayed(options: dict[str, Any], world: Planted) ->
     columns = ("user_id", "actions", "video_id", "time_ms", *SIGNALS)
     parts = [world.dataset.load(part, columns) for part in PARTS]
     log = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-    user = int(parts[PARTS.index("test")]["user_id"][11])
+    user = int(parts[PARTS.index("train")]["user_id"][11])
     mine = np.flatnonzero(log["user_id"] == user)
     row = mine[log["time_ms"][mine].argmin()]  # the user's very first: no answer before it
     video = log["actions"][row]
-    env = KuaiRandEnv(options)
+    env = KuaiRandEnv({**options, "user_model": "logged"})
     env.reset(seed=0, options={"user_id": user})
     info = env.step(video)[4]
     assert info["logged"] is True
@@ -176,7 +176,7 @@ def test_logged_answers_are_replayed(options: dict[str, Any], world: Planted) ->
     for name in SIGNALS:
         assert info[name] == pytest.approx(float(log[name][row]))
 
-    alone = KuaiRandEnv({**options, "user_model": "model"})
+    alone = KuaiRandEnv(options)
     alone.reset(seed=0, options={"user_id": user})
     assert alone.step(video)[4]["logged"] is False
 
@@ -184,7 +184,7 @@ def test_logged_answers_are_replayed(options: dict[str, Any], world: Planted) ->
 def test_sessions_start_in_real_states_of_the_user(options: dict[str, Any], world: Planted) -> None:
     """A session would mix one user's state with another's answers."""
     env = KuaiRandEnv(options)
-    rows = world.dataset.load("test", ("user_id", "t", "obs"))
+    rows = world.dataset.load("train", ("user_id", "t", "obs"))
     user = int(rows["user_id"][0])
     mine = rows["obs"][(rows["user_id"] == user) & (rows["t"] == 0)]
     states = {env.reset(seed=s, options={"user_id": user})[0].tobytes() for s in range(20)}
@@ -199,7 +199,8 @@ def test_seen_videos_are_masked_and_worth_nothing(options: dict[str, Any]) -> No
     begun = info["action_mask"]
     # What the history holds has been seen too.
     past = env.dataset.layout.unpack(state).video_index
-    assert np.flatnonzero(begun == 0).tolist() == sorted(set(past.tolist()))
+    assert (past >= 0).any()
+    assert np.flatnonzero(begun == 0).tolist() == sorted({*past.tolist()} - {-1})
     video = int(np.flatnonzero(begun)[0])
     first = env.step(np.int64(video))[4]["action_mask"]
     assert first.sum() == begun.sum() - 1
@@ -218,7 +219,7 @@ def test_seen_videos_are_masked_and_worth_nothing(options: dict[str, Any]) -> No
 def test_users_can_be_restricted(options: dict[str, Any], world: Planted) -> None:
     """An evaluation on chosen users would silently use others."""
     users = [
-        int(user) for user in np.unique(world.dataset.load("test", ["user_id"])["user_id"])[:2]
+        int(user) for user in np.unique(world.dataset.load("train", ["user_id"])["user_id"])[:2]
     ]
     env = KuaiRandEnv({**options, "users": users})
     assert {env.reset(seed=s)[1]["user_id"] for s in range(12)} == set(users)
@@ -235,7 +236,10 @@ def test_users_can_be_restricted(options: dict[str, Any], world: Planted) -> Non
         ({"reward": {"clicks": 1.0}}, "unknown signal 'clicks'"),
         ({"response_model": "no/such/model"}, "no/such/model is not a response model"),
         ({"user_model": "world"}, "option 'world': user_model 'world' needs the folder"),
-        ({"world": "data/world"}, "option 'world': user_model 'logged' does not ask"),
+        ({"world": "data/world"}, "option 'world': user_model 'model' does not ask"),
+        ({"users": []}, "option 'users': expected ids of users, at least one, or 'held_out'"),
+        ({"users": "held-out"}, "option 'users': expected ids"),
+        ({"users": "held_out"}, "part 'train' of .* has no episode of the users asked for"),
         ({"repeat_interest": 1.5}, "option 'repeat_interest'"),
         ({"dynamics": {"patiense": True}}, "option 'dynamics.patiense'"),
         ({"dynamics": {"returns": True}}, "option 'dynamics.returns': nobody leaves"),
@@ -254,15 +258,87 @@ def test_wrong_calls_are_refused(options: dict[str, Any]) -> None:
     env = KuaiRandEnv(options)
     with pytest.raises(RuntimeError, match="reset"):
         env.step(0)
-    with pytest.raises(UserError, match="user 1000000 has no episode in part 'test'"):
+    with pytest.raises(UserError, match="user 1000000 has no episode in part 'train'"):
         env.reset(options={"user_id": 1_000_000})
     env.reset(seed=0)
-    for action in (-1, 60, 1.5):
+    for action in (-1, 60, 1.5, 10**30, True, np.bool_(True), "3", None, np.array([3])):
         with pytest.raises(ValueError, match="0 to 59"):
             env.step(action)
+    for action in (3, np.uint8(3), np.array(3)):
+        env.step(action)
     rollout(env, seed=0)
     with pytest.raises(RuntimeError, match="no running episode"):
         env.step(0)
+    env.close()
+    for call in (env.reset, lambda: env.step(0)):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"usr": 5}, "no option 'usr'.*user_id or state"),
+        ({"user": 5}, "no option 'user'.*Did you mean 'user_id'"),
+        ([5], "reset options: expected a mapping, got list"),
+        *(
+            ({"user_id": wrong}, "reset option 'user_id'")
+            for wrong in (5.7, 5.0, True, "5", np.nan, -2, 10**20, [5, [6]], [5, 6, 7])
+        ),
+        *(
+            ({"state": wrong}, "reset option 'state'")
+            for wrong in ("x", 1.0, [1, [2]], np.zeros((2, 3)), [None] * 128)
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [KuaiRandEnv, KuaiRandVectorEnv])
+def test_reset_options_are_strict(
+    options: dict[str, Any], kind: type, asked: Any, message: str
+) -> None:
+    """A misspelt option would be ignored, user 5.7 be user 5, or a list end in a traceback."""
+    with pytest.raises(UserError, match=message) as caught:
+        kind(config=options).reset(seed=0, options=asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_seeds_are_whole_numbers(options: dict[str, Any]) -> None:
+    """A NumPy seed, as a loop over an array gives it, would be refused or be another seed."""
+    single, several = KuaiRandEnv(options), KuaiRandVectorEnv(2, options)
+    np.testing.assert_array_equal(single.reset(seed=np.int64(4))[0], single.reset(seed=4)[0])
+    np.testing.assert_array_equal(several.reset(seed=np.int64(4))[0], several.reset(seed=4)[0])
+    for env in (single, several):
+        for wrong in (-1, 1.0, "1", True):
+            with pytest.raises(UserError, match="reset seed: expected a whole number"):
+                env.reset(seed=wrong)
+
+
+def test_the_default_is_an_environment_to_train_on(options: dict[str, Any]) -> None:
+    """Who takes the defaults would train on held-out users, or on answers that a policy can learn
+    by heart.
+    """
+    env = KuaiRandEnv(options)
+    held_out = env.dataset.users.user_id[env.dataset.users.held_out]
+    assert not np.isin([env.reset(seed=seed)[1]["user_id"] for seed in range(30)], held_out).any()
+    assert not any(step[4]["logged"] for step in rollout(env, seed=0)[2:])
+
+
+def test_the_other_users_model_is_warned_of(
+    options: dict[str, Any], world: Planted, tmp_path: Path
+) -> None:
+    """A policy would be judged by the model that it was trained with, or the other way round."""
+    judging = {**options, "part": "test", "users": "held_out"}
+    with pytest.warns(UserWarning, match="held out from training, but .* part 'train'"):
+        KuaiRandEnv(judging)
+    world.judge.save(tmp_path / "judge")
+    with pytest.warns(UserWarning, match="training users, but .* part 'judge'"):
+        KuaiRandEnv({**options, "response_model": tmp_path / "judge"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = KuaiRandEnv({**judging, "response_model": tmp_path / "judge"})
+        KuaiRandEnv(options)
+    users = {env.reset(seed=seed)[1]["user_id"] for seed in range(30)}
+    assert users <= set(world.dataset.users.user_id[world.dataset.users.held_out].tolist())
 
 
 def test_a_given_state_is_checked(options: dict[str, Any]) -> None:

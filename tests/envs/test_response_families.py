@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from noetik_rllib.cli.main import cli
-from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import MODEL_NAME, WEIGHTS_NAME, ResponseModel
 from noetik_rllib.envs.response_network import FAMILIES, Family
@@ -76,7 +76,8 @@ def test_poisoned_outcomes_after_the_split_move_no_weight(tiny_world: Path, tmp_
         )
         assert clean == other, part
     # The poison did arrive.
-    assert OfflineDataset(tmp_path / "poisoned").load("test", ["click"])["click"].all()
+    arrived = OfflineDataset(tmp_path / "poisoned").load("test", SIGNALS)
+    assert all(values.all() for values in arrived.values())
 
 
 @pytest.mark.parametrize("part", ["train", "judge"])
@@ -123,8 +124,20 @@ def test_the_command_fits_saves_and_measures(tiny_dataset: Path, tmp_path: Path)
     table = CliRunner().invoke(cli, words)
     assert table.exit_code == 0, table.output
     assert "GAUC" in table.stdout
+    # The judge's users have too few random exposures in this small world: that must be said.
+    assert "Warning: there are fewer than 500 uniformly exposed rows" in table.stderr
+    assert "--split time --split-at" in table.stderr
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     refused = CliRunner().invoke(cli, [*words[:3], "--out", str(tmp_path / "full")])
     assert isinstance(refused.exception, UserError)
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_fit(tmp_path: Path) -> None:
+    """Minutes of fitting would be thrown away: here the dataset is not even looked for."""
+    (tmp_path / "file").write_text("")
+    words = ["user-model", "fit", str(tmp_path / "no-data"), "--out", str(tmp_path / "file" / "m")]
+    refused = CliRunner().invoke(cli, words)
+    assert isinstance(refused.exception, UserError)
+    assert "cannot be written" in str(refused.exception)

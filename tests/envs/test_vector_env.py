@@ -75,6 +75,7 @@ def trajectories(envs: Any, seed: int) -> list[Any]:
             "horizon": 20,
             "dynamics": {"patience": {"videos_per_session": 4.0}, "returns": True},
         },
+        {"user_model": "world", "dynamics": {"patience": True}},
     ],
     ids=str,
 )
@@ -84,9 +85,12 @@ def test_session_i_of_seed_s_is_the_single_one_of_seed_s_plus_i(
     """A result would depend on how many sessions run side by side; autoreset, rewards, ends and
     ``info`` would differ from Gymnasium's own vectorisation of the single environment.
     """
-    together = KuaiRandVectorEnv(SESSIONS, {**options, **more})
+    given = {**options, **more}
+    if more["user_model"] == "world":
+        given["world"] = given.pop("response_model").parent / "world"
+    together = KuaiRandVectorEnv(SESSIONS, given)
     own = gymnasium.vector.SyncVectorEnv(
-        [lambda: KuaiRandEnv({**options, **more})] * SESSIONS,
+        [lambda: KuaiRandEnv(given)] * SESSIONS,
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
     mine = trajectories(together, seed=40)
@@ -158,14 +162,15 @@ def test_seeds_users_and_states_one_or_for_each(options: dict[str, Any]) -> None
     for wrong in ({"user_id": [1, 2, 3]}, {"state": states[:1]}):
         with pytest.raises(UserError, match="expected one or 2"):
             envs.reset(options=wrong)
-    with pytest.raises(ValueError, match="expected one seed or 2"):
+    with pytest.raises(UserError, match="reset seed: expected one or 2, got 1"):
         envs.reset(seed=[1])
 
 
 def test_wrong_calls_are_refused(options: dict[str, Any]) -> None:
     """A video out of range would be another one without a word, in one session of many."""
-    with pytest.raises(UserError, match="num_envs is 0"):
-        KuaiRandVectorEnv(0, options)
+    for wrong in (0, 2.5, "3", True):
+        with pytest.raises(UserError, match=f"num_envs is {wrong!r}: expected a whole number"):
+            KuaiRandVectorEnv(wrong, options)
     envs = KuaiRandVectorEnv(3, options)
     with pytest.raises(RuntimeError, match="reset"):
         envs.step(np.zeros(3, dtype=np.int64))
@@ -178,3 +183,33 @@ def test_wrong_calls_are_refused(options: dict[str, Any]) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             envs.step(actions)
+    envs.close()
+    for call in (envs.reset, lambda: envs.step(np.zeros(3, dtype=np.int64))):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+def test_every_name_is_always_there(options: dict[str, Any]) -> None:
+    """A loop over ``info`` would crash in the step in which all sessions begin anew."""
+    envs = KuaiRandVectorEnv(3, options)
+    names = set(envs.reset(seed=0)[1])
+    for number in range(12):
+        info = envs.step(np.full(3, number))[4]
+        assert set(info) == names
+        assert {"click", "_click", "logged", "video_id"} <= names
+        assert info["_click"].tolist() == [number != 10] * 3
+        assert info["video_id"].dtype == np.int64
+
+
+def test_a_stream_of_one_seed_is_a_session_of_its_own(options: dict[str, Any]) -> None:
+    """Sessions of seeds s and s + 1 would overlap, as those of RLlib's runners do, or a stream
+    could not be repeated in a single environment.
+    """
+    first, second = (KuaiRandVectorEnv(SESSIONS, options, streams=True) for _ in range(2))
+    mine = trajectories(first, seed=40)
+    apart = [json.dumps(one) for one in (*mine, *trajectories(second, seed=41))]
+    assert len(set(apart)) == 2 * SESSIONS
+    alone = KuaiRandEnv(options, stream=3)
+    assert alone.reset(seed=40)[0].tolist() == mine[2][0][0]
+    for call, row in zip(mine[2][1:], choices(CALLS, SESSIONS)[:10, 2], strict=False):
+        assert alone.step(row)[0].tolist() == call[0]

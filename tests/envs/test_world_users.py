@@ -74,6 +74,7 @@ def test_sessions_are_worth_the_true_value(world: Planted, folder: Path) -> None
         data=world.dataset.directory,
         user_model="world",
         world=folder,
+        part="test",
         repeat_interest=1.0,
         dynamics={"patience": True},
     )

@@ -153,8 +153,9 @@ def poison(world: Path, split_ms: dict[int, int], *, origin: bool = False) -> No
         for row in rows:
             original = list(row)
             if int(row[time_column]) >= split_ms[int(row[0])]:
-                for name in ("is_click", "is_like", "long_view", "is_hate"):
-                    row[header.index(name)] = "1"
+                for place, name in enumerate(header):
+                    if name == "long_view" or (name.startswith("is_") and name != "is_rand"):
+                        row[place] = "1"
                 row[header.index("play_time_ms")] = "999999"
                 row[header.index("tab")] = "7"
                 if origin:
