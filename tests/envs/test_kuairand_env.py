@@ -144,7 +144,7 @@ def test_same_seed_same_trajectory(options: dict[str, Any]) -> None:
 
 def test_same_seed_same_trajectory_in_another_process(tiny_dataset: Path) -> None:
     """Two workers would have different users: the model is fitted in each process by itself here,
-    so its fit must be the same too.
+    so its fit must be the same too. And whoever waits for it must be told why, and what it lacks.
     """
     script = f"""
 import json
@@ -154,6 +154,8 @@ print(json.dumps(rollout(KuaiRandEnv(data={str(tiny_dataset)!r}), seed=5)))
 """
     done = run_python(script)
     assert done.returncode == 0, done.stderr
+    assert "no response_model is named, so one is fitted on the part 'train'" in done.stderr
+    assert "there are fewer than 500 uniformly exposed rows" in done.stderr
     mine = rollout(KuaiRandEnv(data=tiny_dataset), seed=5)
     assert json.loads(done.stdout) == json.loads(json.dumps(mine))
 
