@@ -28,13 +28,16 @@ def _aside(path: Path, kind: str = "part") -> Path:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what killed processes of this machine left of folders that were to become ``path``."""
+    """Remove what killed processes of this machine left of files or folders named for ``path``."""
     start = f".{path.name}.{socket.gethostname()}."
     name = re.compile(re.escape(start) + r"(\d+)\.[0-9a-f]{8}\.part")
     for entry in path.parent.iterdir() if os.access(path.parent, os.R_OK) else ():
         owner = name.fullmatch(entry.name)
         if owner and not _runs(int(owner[1])):
-            shutil.rmtree(entry, ignore_errors=True)
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _runs(pid: int) -> bool:
@@ -140,7 +143,9 @@ def replace_directory(new: Path, path: Path) -> None:
         new.replace(path)
         return
     if _exchange(new, path):
-        shutil.rmtree(new)
+        old = _aside(path)  # a name that ``remove_stale`` knows, should this process be killed now
+        new.replace(old)
+        shutil.rmtree(old)
         return
     old = _aside(path, "old")
     path.replace(old)

@@ -3,27 +3,25 @@
 ``config.yaml``, ``progress.csv`` and TensorBoard events, ``checkpoint/`` (RLlib's, to train on) and
 ``policy/`` (safetensors and JSON: to evaluate and explain, without Ray and without unpickling).
 
-While a run trains, it lives in ``OUT.unfinished``, and takes the name ``OUT`` when it is complete.
-If it is stopped, that folder stays for ``--resume`` where it holds a checkpoint; otherwise nothing
-stays. Ray is imported only by training: reading a run is quick.
+While a run trains, it lives in ``OUT.unfinished``, and takes the name ``OUT`` when it is complete:
+see ``run_folder``. Ray is imported only by training: reading a run is quick.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, atomic_path, make_directory, write_json
+from noetik_rllib.io import atomic_directory, atomic_path, write_json
 from noetik_rllib.iql.network_config import NetworkConfig, NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.reward import RewardDecomposition
@@ -37,7 +35,6 @@ CHECKPOINT_NAME = "checkpoint"
 POLICY_NAME = "policy"
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
-_STARTED_ON = "started_on.json"
 
 
 class TrainConfig(NetworkSizes, IQLSettings):
@@ -69,6 +66,12 @@ class TrainConfig(NetworkSizes, IQLSettings):
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="Least time between checkpoints while training."
     )
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> TrainConfig:
+        if self.actor_lr_decay and isinstance(self.actor_lr, list):
+            raise ValueError("actor_lr is a schedule already: set actor_lr_decay to false")
+        return self
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> TrainConfig:
@@ -150,7 +153,7 @@ class Run:
             if (rest / CONFIG_NAME).is_file():
                 raise UserError(
                     f"run {directory} is unfinished ({iterations_done(rest)} iterations are in "
-                    f"{rest}): continue it with 'noetik train --resume'"
+                    f"{rest}): continue it with 'noetik train --resume {directory}'"
                 )
             what = "holds no run" if directory.exists() else "does not exist"
             raise UserError(
@@ -275,75 +278,11 @@ def iterations_done(directory: Path) -> int:
     return len(read_progress(directory / CHECKPOINT_NAME))
 
 
-def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
-    """Make or find the folder to train in, and refuse to lose anything that is there.
-
-    Returns:
-        ``OUT.unfinished``, with ``config.yaml`` in it.
-
-    Raises:
-        UserError: something is in the way, or there is nothing to resume.
-    """
-    out, work = config.out, unfinished(config.out)
-    is_run = (out / CONFIG_NAME).is_file()
-    if out.exists() and not is_run and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is no run: choose another --out")
-    if is_run and not overwrite:
-        raise UserError(f"{out} holds a finished run: choose another --out, or use --overwrite")
-    if resume:
-        if not iterations_done(work):
-            raise UserError(f"nothing to resume: there is no checkpoint in {work}")
-        before = TrainConfig.load(work)
-        free = {"out", "data", "iterations", "checkpoint_seconds"}
-        if config.actor_lr_decay:  # which is over the iterations that the run began with
-            free.remove("iterations")
-        changed = [
-            f"{name} {getattr(before, name)} -> {getattr(config, name)}"
-            for name in TrainConfig.model_fields
-            if name not in free and getattr(before, name) != getattr(config, name)
-        ]
-        if before.data != config.data.resolve():
-            changed.append(f"data {before.data} -> {config.data.resolve()}")
-        if changed:
-            raise UserError(f"a resumed run keeps its settings: {', '.join(changed)}")
-        if iterations_done(work) >= config.iterations:
-            raise UserError(
-                f"{work} has {iterations_done(work)} iterations already: resume with more of them"
-            )
-    elif work.exists():
-        if not overwrite:
-            raise UserError(
-                f"{work} holds an unfinished run ({iterations_done(work)} iterations): continue it "
-                "with --resume, or replace it with --overwrite"
-            )
-        shutil.rmtree(work)
-    make_directory(work)
-    if resume:
-        check_dataset(work, config.data)
-    else:
-        write_json(work / _STARTED_ON, {"dataset_sha256": OfflineDataset(config.data).fingerprint})
-    config.save(work)
-    return work
-
-
-def check_dataset(work: Path, data: Path) -> None:
-    """Check that ``data`` is still the dataset that the unfinished run was started on.
-
-    Raises:
-        UserError: it was prepared again meanwhile: other users may be held out there.
-    """
-    started_on = json.loads((work / _STARTED_ON).read_text(encoding="utf-8"))
-    if OfflineDataset(data).fingerprint != started_on["dataset_sha256"]:
-        raise UserError(
-            f"{data} is not the dataset that {work} was started on: it was prepared again "
-            "meanwhile; train again with --overwrite"
-        )
-
-
 def train(
     config: TrainConfig,
     on_iteration: Callable[[dict[str, float]], None] | None = None,
     *,
+    on_start: Callable[[int], None] | None = None,
     overwrite: bool = False,
     resume: bool = False,
 ) -> Run:
@@ -351,10 +290,12 @@ def train(
 
     Args:
         config: what to train, and where to write it.
-        on_iteration: called after each iteration with its line of ``progress.csv``.
+        on_iteration: called after each iteration with its line of ``progress.csv``. Where it raises
+            KeyboardInterrupt or SystemExit, a checkpoint is written on the way out.
+        on_start: called when the training begins, with the number of iterations done before.
         overwrite: replace a run, finished or not, that has this name.
-        resume: go on from the last checkpoint of an unfinished run with the same settings; the
-            result is the same, on a CPU bit for bit, as if it had not been stopped.
+        resume: go on from the last checkpoint of a run with the same settings; the result is the
+            same, on a CPU bit for bit, as if it had not been stopped.
 
     Raises:
         UserError: the dataset, the settings or the folder do not allow it, or the training
@@ -362,4 +303,10 @@ def train(
     """
     from noetik_rllib.iql.training import train as train_with_ray
 
-    return train_with_ray(config, on_iteration, overwrite=overwrite, resume=resume)
+    return train_with_ray(
+        config,
+        on_iteration or (lambda row: None),
+        on_start=on_start or (lambda done: None),
+        overwrite=overwrite,
+        resume=resume,
+    )

@@ -26,7 +26,7 @@ def progress_bar(what: str) -> Iterator[Callable[[str, float], None]]:
         def log_line(doing: str, share: float) -> None:
             if doing not in seen:
                 seen.add(doing)
-                err.print(f"{what}: {doing}", highlight=False)
+                err.print(f"{what}: {doing}", highlight=False, soft_wrap=True)
 
         yield log_line
         return

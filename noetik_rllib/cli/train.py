@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar, get_args
 
 import click
 
 from noetik_rllib.cli.console import err, out, progress_bar
+from noetik_rllib.cli.errors import clean_end
 from noetik_rllib.cli.types import PATH
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
 from noetik_rllib.runs import train as train_run
 
@@ -41,7 +49,7 @@ def _settings(command: Command) -> Command:
             if kind is str:  # one of the names in a Literal
                 kind = click.Choice(get_args(field.annotation))
             flag = f"{option}/--no-{option[2:]}" if kind is bool else option
-        given: dict[str, Any] = {"required": True}
+        given: dict[str, Any] = {}
         if not field.is_required():
             given = {"default": field.default, "show_default": field.default is not None}
         command = click.option(flag, name, type=kind, help=field.description, **given)(command)
@@ -73,6 +81,72 @@ def parse_reward(text: str | None) -> dict[str, float] | None:
     return weights
 
 
+def _settings_given(context: click.Context, run: Path | None, reward: str | None) -> TrainConfig:
+    """Return the settings to train with: the options', or those of ``run`` where none is given.
+
+    Raises:
+        UserError: one of them is wrong.
+        click.UsageError: one is missing, or one too many.
+    """
+    given = {name: context.params[name] for name in TrainConfig.model_fields if name != "reward"}
+    weights = parse_reward(reward)
+    values: dict[str, Any] = {}
+    if run is None:
+        for name in ("data", "out"):
+            if given[name] is None:
+                raise click.UsageError(f"Missing option '--{name}'.")
+    else:
+        if given["out"] is not None:
+            raise click.UsageError("--resume RUN says where the run is: leave out --out.")
+        values = settings_to_resume(run).model_dump()
+        default = click.core.ParameterSource.DEFAULT
+        given = {
+            name: value
+            for name, value in given.items()
+            if context.get_parameter_source(name) is not default
+        }
+    return TrainConfig.parse(values | given | ({"reward": weights} if weights else {}))
+
+
+class _StopRequest:
+    """Ctrl-C or SIGTERM: lets the iteration end, so that nothing is lost; a second acts at once."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Put the handlers back at the end that were there before."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def accept(self) -> None:
+        """Begin to take requests: after Ray has started, which sets a handler of its own."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def obey(self) -> None:
+        """Stop here if that was asked for."""
+        if self._number is not None:
+            self._stop(self._number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._number is not None:
+            self._stop(number)
+        self._number = number
+        # Not print(): it cannot be interrupted by another print().
+        os.write(2, b"\nStopping when this iteration is done; once more stops at once.\n")
+
+    def _stop(self, number: int) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+
 @click.command(
     epilog="Example: noetik train --data data/pure --out runs/pure --iterations 20",
 )
@@ -83,30 +157,65 @@ def parse_reward(text: str | None) -> dict[str, float] | None:
     help="Reward to train on; by default click=0.5,watch_ratio=0.5.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run OUT if it exists.")
-@click.option("--resume", is_flag=True, help="Continue OUT from its last checkpoint.")
+@click.option(
+    "--resume",
+    type=PATH,
+    metavar="RUN",
+    help="Continue RUN from its last checkpoint, with its settings; no other option is needed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the final metrics as JSON.")
+@click.pass_context
 def train(
-    *, reward: str | None, overwrite: bool, resume: bool, as_json: bool, **settings: Any
+    context: click.Context,
+    /,
+    *,
+    reward: str | None,
+    overwrite: bool,
+    resume: Path | None,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Train discrete IQL on an offline dataset, with RLlib.
 
-    Uses the Ray cluster of RAY_ADDRESS or 'ray submit', else this machine.
+    Needs --data and --out, or --resume. Uses the Ray cluster of RAY_ADDRESS or 'ray submit', else
+    this machine. Ctrl-C stops after the current iteration and keeps it.
     """
-    weights = parse_reward(reward)
-    config = TrainConfig.parse(settings | ({"reward": weights} if weights else {}))
-    with progress_bar("train") as update:
+    config = _settings_given(context, resume, reward)
+    stop = _StopRequest()
+    with clean_end(), stop.watching(), progress_bar("train") as update:
+
+        def start(done: int) -> None:
+            doing = f"{config.iterations} iterations of {config.steps_per_iteration} gradient steps"
+            if done:
+                doing = f"resuming {config.out} at iteration {done} of {config.iterations}"
+            update(doing, done / config.iterations)
+            stop.accept()
 
         def show(row: dict[str, float]) -> None:
-            update(
-                f"Q loss {row['q_loss']:.3f}, policy loss {row['actor_loss']:.3f}",
-                row["iteration"] / config.iterations,
+            done = int(row["iteration"])
+            doing = (
+                f"iteration {done} of {config.iterations}, Q loss {row['q_loss']:.3f}, policy loss "
+                f"{row['actor_loss']:.3f}, {row['rows_per_second']:,.0f} rows/s"
             )
+            if not err.is_terminal:  # where there is, the bar shows it
+                left = (config.iterations - done) * row["seconds"] / done
+                doing += f", {timedelta(seconds=round(left))} left"
+            update(doing, done / config.iterations)
+            if done < config.iterations:
+                stop.obey()
 
         try:
-            run = train_run(config, show, overwrite=overwrite, resume=resume)
-        except KeyboardInterrupt:
+            run = train_run(
+                config, show, on_start=start, overwrite=overwrite, resume=resume is not None
+            )
+        except (KeyboardInterrupt, SystemExit):
             if done := iterations_done(unfinished(config.out)):
-                err.print(f"{done} iterations are kept: continue with --resume.")
+                err.print(
+                    f"{done} of {config.iterations} iterations are kept: continue with "
+                    f"'noetik train --resume {config.out}'",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             raise
     last = run.progress()[-1]
     if as_json:

@@ -16,6 +16,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.data import REWARD_COMPONENTS, ShardIterator
+from noetik_rllib.iql.random_state import random_state, set_random_state
 from noetik_rllib.iql.rl_module import (
     ATTENTION_ENTROPY,
     INSUFFICIENCY,
@@ -57,6 +58,8 @@ STATISTICS = (
 #: Counters among the metrics and in the saved state: gradient steps and target updates so far.
 GRADIENT_STEPS = "gradient_steps"
 TARGET_UPDATES = "num_target_updates"
+#: The random generators in the saved state: dropout and sampling go on where they stopped.
+RANDOM_STATE = "random_state"
 
 #: Statistics of some runs: parts of Q by signal, probes, interpretability, shared layers.
 _OPTIONAL_STATISTICS = (
@@ -270,13 +273,23 @@ class DiscreteIQLTorchLearner(TorchLearner):
         kinds = self._statistics.setdefault(module_id, {})
         kinds[kind] = (list(values), kinds[kind][1] + step if kind in kinds else step)
 
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return RLlib's state, with the number of batches drawn."""
-        state: dict[str, Any] = super().get_state(*args, **kwargs)
-        return state | {GRADIENT_STEPS: self.gradient_steps}
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return RLlib's state, with the number of batches drawn and the random generators."""
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, **kwargs
+        )
+        state[GRADIENT_STEPS] = self.gradient_steps
+        if self._check_component(RANDOM_STATE, components, not_components):
+            state[RANDOM_STATE] = random_state()
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over a state, and make the data go on from there."""
+        """Take over a state, and make data and random numbers go on from there.
+
+        Several learners take over the first one's: all draw equally often, from the same seed.
+        """
         # RLlib keeps its own weights where they have had more updates than the state's
         # (learner.py:1304), so going back to an earlier state would restore the optimizers alone.
         self._weights_seq_no = -1
@@ -284,3 +297,5 @@ class DiscreteIQLTorchLearner(TorchLearner):
         if GRADIENT_STEPS in state:
             self.gradient_steps = state[GRADIENT_STEPS]
             self.iterator = None
+        if RANDOM_STATE in state:
+            set_random_state(state[RANDOM_STATE])

@@ -31,9 +31,11 @@ from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.iql.transformer_rl_module import network_config
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.run_folder import check_dataset, claim
 from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, Run, TrainConfig
 
 OnIteration = Callable[[dict[str, float]], None]
+OnStart = Callable[[int], None]
 
 
 def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
@@ -113,19 +115,24 @@ def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
 
 
 def train(
-    config: TrainConfig, on_iteration: OnIteration | None, *, overwrite: bool, resume: bool
+    config: TrainConfig,
+    on_iteration: OnIteration,
+    *,
+    on_start: OnStart,
+    overwrite: bool,
+    resume: bool,
 ) -> Run:
     """Train a run; see ``noetik_rllib.runs.train``."""
     # Before Ray starts: a wrong path or reward fails at once.
     dataset = OfflineDataset(config.data)
     dataset.files("train")
     dataset.manifest.signals.reward_std(config.reward)
-    work = runs.claim(config, overwrite=overwrite, resume=resume)
+    work = claim(config, overwrite=overwrite, resume=resume)
     try:
         cpus = config.num_learners  # RLlib gives each learner process one
         gpus = config.gpus_per_learner * max(1, config.num_learners)
         with connected_ray(cpus=cpus, gpus=gpus):
-            _train(config, work, on_iteration or (lambda row: None))
+            _train(config, work, on_iteration, on_start)
         replace_directory(work, config.out)
     except RayTaskError as error:
         # A mistake that only a learner process could see, e.g. no dataset on its node.
@@ -138,7 +145,7 @@ def train(
     return Run.open(config.out)
 
 
-def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
+def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start: OnStart) -> None:
     """Take the remaining iterations, and leave everything of a finished run in ``work``."""
     checkpoint = (work / CHECKPOINT_NAME).resolve()
     if checkpoint.is_dir():
@@ -149,21 +156,32 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
         algorithm = algorithm_config(config).build_algo()
     runs.write_progress(work, rows)
     try:
+        on_start(len(rows))
         with SummaryWriter(str(work), purge_step=len(rows) + 1) as tensorboard:
             before = rows[-1]["seconds"] if rows else 0.0
             start = saved = time.monotonic()
             while len(rows) < config.iterations:
+                begun = time.monotonic()
                 result = algorithm.train()
                 now = time.monotonic()
-                rows.append(_progress(result, len(rows) + 1, before + now - start))
+                clocks = {
+                    "seconds": round(before + now - start, 3),
+                    "rows_per_second": round(_rows_of_an_iteration(config) / (now - begun), 1),
+                }
+                rows.append({"iteration": len(rows) + 1, **clocks, **_learnt(result)})
                 runs.append_progress(work, rows[-1])
                 for name, value in rows[-1].items():
                     tensorboard.add_scalar(name, value, len(rows))
-                last = len(rows) == config.iterations
-                if last or now - saved >= config.checkpoint_seconds:
+                due = now - saved >= config.checkpoint_seconds or len(rows) == config.iterations
+                if due:
                     _save_checkpoint(algorithm, checkpoint, rows)
                     saved = now
-                on_iteration(rows[-1])
+                try:
+                    on_iteration(rows[-1])
+                except (KeyboardInterrupt, SystemExit):
+                    if not due:
+                        _save_checkpoint(algorithm, checkpoint, rows)
+                    raise
         _save_policy(algorithm, work, config)
     finally:
         algorithm.stop()
@@ -172,13 +190,15 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration) -> None:
             Path(algorithm.logdir).rmdir()
 
 
-def _progress(result: dict[str, Any], iteration: int, seconds: float) -> dict[str, float]:
-    """Pick a line of ``progress.csv`` out of RLlib's result: the learner's statistics."""
+def _rows_of_an_iteration(config: TrainConfig) -> int:
+    return config.steps_per_iteration * config.batch_size * max(1, config.num_learners)
+
+
+def _learnt(result: dict[str, Any]) -> dict[str, float]:
+    """Pick the learner's part of a line of ``progress.csv`` out of RLlib's result."""
     learnt = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
     return {
-        "iteration": iteration,
         GRADIENT_STEPS: int(learnt[GRADIENT_STEPS]),
-        "seconds": round(seconds, 3),
         **{name: float(learnt[name]) for name in statistics(learnt)},
     }
 
@@ -202,5 +222,5 @@ def _save_policy(algorithm: DiscreteIQL, work: Path, config: TrainConfig) -> Non
             if not name.startswith("target_q.")
         }
     )
-    runs.check_dataset(work, config.data)
+    check_dataset(work, config.data)
     runs.save_policy(work / POLICY_NAME, networks, config.data)

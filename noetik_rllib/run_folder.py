@@ -1,0 +1,153 @@
+"""The folder that a run trains in: how it is begun, resumed and kept from being lost.
+
+A run trains in ``OUT.unfinished`` and takes the name ``OUT`` when it is whole. A folder appears
+under either name with everything in it, in one step, so a process that is killed leaves a run that
+can be resumed, or none. One that stops by itself leaves ``OUT.unfinished`` where it holds a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.io import atomic_directory, remove_stale, write_json
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import (
+    CHECKPOINT_NAME,
+    CONFIG_NAME,
+    POLICY_NAME,
+    PROGRESS_NAME,
+    TrainConfig,
+    iterations_done,
+    unfinished,
+)
+
+_STARTED_ON = "started_on.json"
+#: Settings that a resumed run may change: where it is, how long it trains, how often it is saved.
+_FREE = ("out", "iterations", "checkpoint_seconds")
+
+
+def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
+    """Make or find the folder to train in, and refuse to lose anything that is there.
+
+    Returns:
+        ``OUT.unfinished``, with ``config.yaml`` in it.
+
+    Raises:
+        UserError: something is in the way, or there is nothing to resume.
+    """
+    out, work = config.out, unfinished(config.out)
+    if out.exists() and not _is_run(out) and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is no run: choose another --out")
+    if resume:
+        _resume(config, overwrite=overwrite)
+    elif overwrite or not (_is_run(out) or work.exists()):
+        with atomic_directory(work, replace=overwrite) as part:
+            fingerprint = OfflineDataset(config.data).fingerprint
+            write_json(part / _STARTED_ON, {"dataset_sha256": fingerprint})
+            config.save(part)
+    elif _is_run(out):
+        raise UserError(f"{out} holds a finished run: choose another --out, or use --overwrite")
+    else:
+        raise UserError(
+            f"{work} holds an unfinished run ({iterations_done(work)} iterations): continue it "
+            f"with '--resume {out}', or replace it with --overwrite"
+        )
+    # What processes that were killed left: files half written, and folders half removed.
+    remove_stale(out)
+    for name in (CONFIG_NAME, PROGRESS_NAME, CHECKPOINT_NAME, POLICY_NAME):
+        remove_stale(work / name)
+    return work
+
+
+def settings_to_resume(out: Path) -> TrainConfig:
+    """Return the settings of the run ``out``, unfinished or finished.
+
+    Raises:
+        UserError: there is none, or its settings are damaged.
+    """
+    for directory in (unfinished(out), out):
+        if directory.exists():
+            return TrainConfig.load(directory).model_copy(update={"out": out})
+    raise UserError(f"nothing to resume: there is no run {out}, nor {unfinished(out)}")
+
+
+def check_dataset(run: Path, data: Path) -> None:
+    """Check that ``data`` is still the dataset that the run in this folder was started on.
+
+    Raises:
+        UserError: it was prepared again meanwhile: other users may be held out there.
+    """
+    started_on = json.loads((run / _STARTED_ON).read_text(encoding="utf-8"))
+    if OfflineDataset(data).fingerprint != started_on["dataset_sha256"]:
+        raise UserError(
+            f"{data} is not the dataset that {run} was started on: it was prepared again "
+            "meanwhile; train again with --overwrite"
+        )
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / CONFIG_NAME).is_file()
+
+
+def _resume(config: TrainConfig, *, overwrite: bool) -> None:
+    out, work = config.out, unfinished(config.out)
+    before = settings_to_resume(out)
+    _check_settings(before, config)
+    if not work.exists():
+        _reopen(config, before)
+    elif _is_run(out) and not overwrite:
+        # A longer training of that very run may take its place; anything else is asked for.
+        try:
+            _check_settings(TrainConfig.load(out), config)
+        except UserError:
+            raise UserError(
+                f"{out} holds a finished run that {work} would replace: resume with --overwrite"
+            ) from None
+    done = iterations_done(work)
+    if done > config.iterations:
+        raise UserError(f"{work} has {done} iterations already: resume with at least as many")
+    check_dataset(work, config.data)
+    config.save(work)
+
+
+def _check_settings(before: TrainConfig, config: TrainConfig) -> None:
+    """Refuse to resume with other settings.
+
+    Raises:
+        UserError: naming them.
+    """
+    changed = [
+        f"{name} {getattr(before, name)} -> {getattr(config, name)}"
+        for name in TrainConfig.model_fields
+        if name not in (*_FREE, "data") and getattr(before, name) != getattr(config, name)
+    ]
+    if before.data != config.data.resolve():
+        changed.append(f"data {before.data} -> {config.data.resolve()}")
+    if changed:
+        raise UserError(f"a resumed run keeps its settings: {', '.join(changed)}")
+    if config.actor_lr_decay and before.iterations != config.iterations:
+        raise UserError(
+            f"iterations {before.iterations} -> {config.iterations}: the policy's step size falls "
+            f"to 0 over the {before.iterations} that this run began with (actor_lr_decay); train a "
+            f"new run of {config.iterations}, or one with --no-actor-lr-decay, which can be "
+            "lengthened"
+        )
+
+
+def _reopen(config: TrainConfig, before: TrainConfig) -> None:
+    """Copy of a finished run what training on needs; the run itself stays until that is done."""
+    out = config.out
+    if config.iterations <= before.iterations:
+        raise UserError(
+            f"{out} is finished: it has its {before.iterations} iterations; resume with more to "
+            "train on"
+        )
+    check_dataset(out, config.data)
+    with atomic_directory(unfinished(out), replace=False) as part:
+        shutil.copytree(out / CHECKPOINT_NAME, part / CHECKPOINT_NAME)
+        for file in (out / CONFIG_NAME, out / _STARTED_ON, *out.glob("events.out.tfevents.*")):
+            shutil.copy2(file, part)
