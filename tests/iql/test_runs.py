@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,18 @@ def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
 def run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Run:
     """A finished run, for tests that only read it."""
     return train(config(tiny_dataset, tmp_path_factory.mktemp("runs") / "finished"))
+
+
+def assert_same(left: Run, right: Run) -> None:
+    """Both have the same weights and went the same way, to the bit."""
+    weights_left = weights(left)
+    for name, value in weights(right).items():
+        assert torch.equal(value, weights_left[name]), name
+    clocks = ("seconds", "rows_per_second")
+    for one, other in zip(left.progress(), right.progress(), strict=True):
+        assert {k: v for k, v in one.items() if k not in clocks} == {
+            k: v for k, v in other.items() if k not in clocks
+        }
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -113,7 +126,7 @@ def test_a_stopped_run_is_resumed_as_if_unbroken(
     assert not same.out.exists()
     with pytest.raises(UserError, match=r"is unfinished \(2 iterations"):
         Run.open(same.out)
-    with pytest.raises(UserError, match=r"unfinished run \(2 iterations.*--resume"):
+    with pytest.raises(UserError, match=r"unfinished run \(2 iterations.*--resume .*run"):
         train(same)
     other = same.model_copy(update={"beta": 3.0})
     with pytest.raises(UserError, match=r"keeps its settings: beta 1.0 -> 3.0"):
@@ -121,15 +134,62 @@ def test_a_stopped_run_is_resumed_as_if_unbroken(
 
     resumed = train(same, resume=True)
     assert not unfinished(same.out).exists()
-    for name, value in weights(run).items():
-        assert torch.equal(value, weights(resumed)[name]), name
-    clocks = {"seconds"}
-    for left, right in zip(run.progress(), resumed.progress(), strict=True):
-        assert {k: v for k, v in left.items() if k not in clocks} == {
-            k: v for k, v in right.items() if k not in clocks
-        }
+    assert_same(run, resumed)
     times = [row["seconds"] for row in resumed.progress()]
     assert times == sorted(times), "the clock starts again"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_schedules_go_on(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if a restored run takes its first iteration with another step size."""
+    settings = config(
+        tiny_dataset,
+        tmp_path / "run",
+        checkpoint_seconds=0,
+        actor_lr=[(0, 1e-3), (150, 1e-5)],
+        critic_lr=[(0, 1e-4), (150, 1e-2)],
+        actor_lr_decay=False,
+    )
+    copy = settings.model_copy(update={"out": tmp_path / "copy"})
+
+    def keep(row: dict[str, float]) -> None:
+        if row["iteration"] == 1:
+            shutil.copytree(unfinished(settings.out), unfinished(copy.out))
+
+    assert_same(train(settings, keep), train(copy, resume=True))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_can_be_lengthened(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Fails if more iterations differ from a run that had them at once, or a kill loses both."""
+    short = config(tiny_dataset, tmp_path / "run", iterations=2, actor_lr_decay=False)
+    long = short.model_copy(update={"iterations": 4, "checkpoint_seconds": 0})
+    first = train(short)
+    (short.out / "metrics.json").write_text("the shorter run's")
+    with pytest.raises(UserError, match="is finished: it has its 2 iterations; resume with more"):
+        train(short, resume=True)
+    with pytest.raises(ConnectionResetError):
+        train(long, stop_after(3), resume=True)
+    assert Run.open(short.out) == first, "the run is gone before the longer one is whole"
+    # The same, but the finished run is not the one that is being lengthened.
+    other = long.model_copy(update={"out": tmp_path / "other"})
+    shutil.copytree(unfinished(long.out), unfinished(other.out))
+    short.model_copy(update={"seed": 1}).save(Path(shutil.copytree(short.out, other.out)))
+    with pytest.raises(UserError, match=r"holds a finished run that .* would replace"):
+        train(other, resume=True)
+    longer = train(long, resume=True)
+    assert not (long.out / "metrics.json").exists()
+    assert_same(longer, train(long.model_copy(update={"out": tmp_path / "at once"})))
+
+
+def test_a_decaying_run_cannot_be_lengthened(run: Run, tmp_path: Path) -> None:
+    """Fails if a run goes on with a policy whose step size has come to 0."""
+    longer = run.config.model_copy(update={"out": run.directory, "iterations": 5})
+    with pytest.raises(UserError) as error:
+        train(longer, resume=True)
+    assert "iterations 3 -> 5: the policy's step size falls to 0 over the 3" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not unfinished(run.directory).exists()
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -168,8 +228,6 @@ def test_nothing_is_overwritten_unasked(run: Run, tiny_dataset: Path, tmp_path: 
 
 
 def copy_of(run: Run, folder: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(run.directory, folder / "copy"))
 
 
@@ -235,6 +293,7 @@ def test_reading_a_run_does_not_import_ray() -> None:
         ({"expectil": 0.7}, "unknown setting 'expectil'. Did you mean 'expectile'?"),
         ({"reward": {"clik": 1}}, "unknown signal 'clik'"),
         ({"batch_size": None}, "batch_size is None"),
+        ({"actor_lr": [(0, 1e-3), (9, 1e-4)]}, "actor_lr is a schedule already"),
     ],
 )
 def test_a_bad_setting_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
