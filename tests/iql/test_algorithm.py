@@ -237,7 +237,7 @@ def test_rllib_cannot_restore_an_offline_algorithm(
 
 
 def test_two_learners_stay_equal(tiny_config: DiscreteIQLConfig, tmp_path: Path) -> None:
-    """Fails if gradients are not exchanged, or a target is not part of what is kept in step."""
+    """Fails if gradients are not exchanged, a target is left out, or a restore parts them."""
     with built(tiny_config.learners(num_learners=2)) as algorithm:
         before = weights(algorithm)
         for _ in range(3):
@@ -254,6 +254,13 @@ def test_two_learners_stay_equal(tiny_config: DiscreteIQLConfig, tmp_path: Path)
         assert {name.split(".")[0] for name in trained} == {"actor", "q", "v", "target_q"}
         assert result["learners"][DEFAULT_MODULE_ID][GRADIENT_STEPS] == 15
         assert result["num_env_steps_sampled_lifetime"] == 2 * 15 * 64
+
+        path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+        algorithm.train()
+        expected = learner_state(algorithm)
+        algorithm.restore_from_path(path)
+        algorithm.train()
+        assert_same(learner_state(algorithm), expected)
 
 
 def test_a_copy_that_only_acts_has_no_critic(
