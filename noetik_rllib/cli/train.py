@@ -194,12 +194,13 @@ def train(
         def show(row: dict[str, float]) -> None:
             done = int(row["iteration"])
             doing = (
-                f"iteration {done} of {config.iterations}, Q loss {row['q_loss']:.3f}, policy loss "
-                f"{row['actor_loss']:.3f}, {row['rows_per_second']:,.0f} rows/s"
+                f"iteration {done} of {config.iterations}, {row['rows_per_second']:,.0f} rows/s, "
+                f"Q loss {row['q_loss']:.3f}"
             )
-            if not err.is_terminal:  # where there is, the bar shows it
+            if not err.is_terminal:  # a terminal's line is short, and its bar shows the time left
                 left = (config.iterations - done) * row["seconds"] / done
-                doing += f", {timedelta(seconds=round(left))} left"
+                doing += f", policy loss {row['actor_loss']:.3f}, {timedelta(seconds=round(left))}"
+                doing += " left"
             update(doing, done / config.iterations)
             if done < config.iterations:
                 stop.obey()

@@ -107,7 +107,8 @@ def test_a_stopped_run_is_resumed_by_its_name(
     code, text = command(f"--resume={out}")
     assert code == 0, text
     assert f"resuming {out} at iteration 14 of 20" in text
-    assert "rows/s, 0:00:00 left" in text
+    assert " rows/s, Q loss " in text
+    assert ", 0:00:00 left" in text
 
     whole = TrainConfig.parse(
         {"data": tiny_dataset, "out": tmp_path / "unbroken", "iterations": 20, **SETTINGS}
