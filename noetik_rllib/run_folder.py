@@ -20,6 +20,7 @@ from noetik_rllib.runs import (
     CONFIG_NAME,
     POLICY_NAME,
     PROGRESS_NAME,
+    UNFINISHED_SUFFIX,
     TrainConfig,
     iterations_done,
     unfinished,
@@ -66,11 +67,15 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
 def settings_to_resume(out: Path) -> TrainConfig:
     """Return the settings of the run ``out``, unfinished or finished.
 
+    Args:
+        out: the run; ``OUT.unfinished`` means the same.
+
     Raises:
         UserError: there is none, or its settings are damaged.
     """
+    out = out.with_name(out.name.removesuffix(UNFINISHED_SUFFIX))
     for directory in (unfinished(out), out):
-        if directory.exists():
+        if _is_run(directory):
             return TrainConfig.load(directory).model_copy(update={"out": out})
     raise UserError(f"nothing to resume: there is no run {out}, nor {unfinished(out)}")
 

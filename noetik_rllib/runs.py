@@ -33,6 +33,7 @@ CONFIG_NAME = "config.yaml"
 PROGRESS_NAME = "progress.csv"
 CHECKPOINT_NAME = "checkpoint"
 POLICY_NAME = "policy"
+UNFINISHED_SUFFIX = ".unfinished"
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
 
@@ -110,7 +111,7 @@ class TrainConfig(NetworkSizes, IQLSettings):
 
 def unfinished(out: Path) -> Path:
     """Where the run ``out`` lives while it trains."""
-    return out.with_name(f"{out.name}.unfinished")
+    return out.with_name(out.name + UNFINISHED_SUFFIX)
 
 
 def save_policy(directory: Path, networks: IQLNetworks, data: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_stopped_run_is_resumed_by_its_name(
     assert f"resuming {out} at iteration 10 of 20" in text
     assert f"14 {how}" in text
     assert "Traceback" not in text
-    code, text = command(f"--resume={out}")
+    code, text = command(f"--resume={out}.unfinished")  # as a shell completes it
     assert code == 0, text
     assert f"resuming {out} at iteration 14 of 20" in text
     assert " rows/s, Q loss " in text
