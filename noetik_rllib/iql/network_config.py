@@ -25,6 +25,19 @@ class NetworkSizes(BaseModel):
         description="What actor, Q and V have in common: nothing, the video tower, or the whole "
         "encoder of states.",
     )
+    # Up to here the exact softmax costs less than the rest of a gradient step, and needs no
+    # estimate; KuaiRand-Pure has 7,583 videos. docs/iql.md has the figures.
+    exact_softmax_videos: int = Field(
+        default=10_000,
+        ge=0,
+        description="Largest catalogue over which the policy's likelihood is exact.",
+    )
+    # docs/iql.md: with these the estimate adds less noise than the choice of the batch's rows.
+    num_negatives: int = Field(
+        default=1_024,
+        ge=1,
+        description="Videos drawn per step to stand for a larger catalogue.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> NetworkSizes:

@@ -6,11 +6,15 @@ N videos of the catalogue, D channels, S components of the reward.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noetik_rllib.iql import sampled_softmax
 from noetik_rllib.iql.network_config import NetworkConfig
+from noetik_rllib.iql.retrieval import CHUNK_VIDEOS, EmbeddedCatalogue, chunk_size, top_k
 from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.iql.signal_head import SignalHead
 from noetik_rllib.iql.transformer import StateEncoder, Tokens
@@ -33,6 +37,10 @@ class Actor(nn.Module):
         self.query = nn.Linear(config.embedding_size, config.embedding_size)
         self.item_bias = nn.Linear(config.embedding_size, 1)
         self.scale = config.embedding_size**-0.5
+        #: Draws the videos that stand for the rest of a large catalogue; None for a small one.
+        self.sampler = None
+        if config.num_videos > config.exact_softmax_videos:
+            self.sampler = sampled_softmax.Sampler(config.num_videos, config.num_negatives)
 
     @property
     def tower(self) -> VideoTower:
@@ -46,10 +54,22 @@ class Actor(nn.Module):
         return F.linear(query * self.scale, videos, self.item_bias(videos).squeeze(-1))
 
     def log_prob(self, features: VideoFeatures, query: Tensor, videos: Tensor) -> Tensor:
-        """Log-probabilities (B,) of one video each (B,), from queries (B, D)."""
-        logits = self.logits_from_query(features, query)
-        # In single precision also under autocast: a sum over the catalogue.
-        return -F.cross_entropy(logits.float(), videos, reduction="none")
+        """Log-probabilities (B,) of one video each (B,), from queries (B, D), for training.
+
+        Exact up to ``exact_softmax_videos``. Above, estimated from ``num_negatives`` others, drawn
+        anew at every call in training mode; nothing else of the catalogue is embedded.
+        """
+        if self.sampler is None:
+            logits = self.logits_from_query(features, query)
+            # In single precision also under autocast: a sum over the catalogue.
+            return -F.cross_entropy(logits.float(), videos, reduction="none")
+        negatives = self.sampler()
+        embedded = self.tower(features, torch.cat([videos, negatives.videos]))  # (B + M, D)
+        bias = self.item_bias(embedded).squeeze(-1)
+        query, rows = query * self.scale, len(videos)
+        positive = (query * embedded[:rows]).sum(dim=-1) + bias[:rows]
+        negative = F.linear(query, embedded[rows:], bias[rows:])  # (B, M)
+        return sampled_softmax.log_prob(positive.float(), videos, negative.float(), negatives)
 
     def logits_from_tokens(self, features: VideoFeatures, tokens: Tokens) -> Tensor:
         """Logits (B, N) of every video, from tokens that may have been edited."""
@@ -58,6 +78,45 @@ class Actor(nn.Module):
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """Logits (B, N) of every video in states (B, state size)."""
         return self.logits_from_tokens(features, self.encoder.embed(features, states))
+
+    def embed_chunks(self, features: VideoFeatures, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield embeddings (C, D) and biases (C,) of the catalogue, C = ``size`` videos a time."""
+        everything = torch.arange(len(features.id_bucket), device=features.id_bucket.device)
+        for index in everything.split(size):
+            videos = self.tower(features, index)
+            yield videos, self.item_bias(videos).squeeze(-1)
+
+    @torch.no_grad()
+    def embed_catalogue(self, features: VideoFeatures) -> EmbeddedCatalogue:
+        """Embed every video once, for many calls of ``recommend`` with the same weights."""
+        chunks = self.embed_chunks(features, CHUNK_VIDEOS)
+        return EmbeddedCatalogue.of(chunks, len(features.id_bucket))
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        features: VideoFeatures,
+        states: Tensor,
+        k: int,
+        exclude: Tensor | None = None,
+        catalogue: EmbeddedCatalogue | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the k videos of highest logit in states (B, state size), by chunks.
+
+        Args:
+            features: the catalogue.
+            states: (B, state size).
+            k: how many.
+            exclude: videos not to recommend, (B, E) int64; -1 is none.
+            catalogue: of ``embed_catalogue``; without it, every call embeds all videos.
+
+        Returns:
+            See ``retrieval.top_k``: videos (B, k) int64 and logits (B, k).
+        """
+        query = self.query(self.encoder(features, states)) * self.scale
+        size = chunk_size(len(states))
+        chunks = catalogue.chunks(size) if catalogue else self.embed_chunks(features, size)
+        return top_k(query, chunks, k, exclude)
 
 
 class QNetwork(nn.Module):

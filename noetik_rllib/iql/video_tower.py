@@ -45,7 +45,9 @@ class VideoFeatures(nn.Module):
             "upload_type_code": (n,),
         }
         for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
+            # The narrowest that an embedding looks up without converting it first: 228 MB for the
+            # 4.37 million videos of KuaiRand-27K in all, numbers included, instead of 385.
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("numeric", torch.zeros(n, len(NUMERIC_NAMES)))
         if catalog is not None:
             # torch.tensor copies: arrays out of Parquet are read-only, which torch warns about.
