@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ class LargestTensor(TorchDispatchMode):
         super().__init__()
         self.elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
             # A view of a table, e.g. its transpose, allocates nothing.
@@ -104,10 +103,9 @@ def states(tiny_dataset: Path) -> Tensor:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 32 of the 80 videos: three, the last of which is not full."""
     monkeypatch.setattr("noetik_rllib.iql.networks.chunk_size", lambda states: 32)
-    yield
 
 
 def test_recommending_is_sorting_the_logits(
