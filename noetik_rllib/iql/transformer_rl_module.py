@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from ray.rllib.core.columns import Columns
 from torch import Tensor
@@ -24,6 +25,7 @@ from noetik_rllib.iql.rl_module import (
 from noetik_rllib.iql.settings import explain
 from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.catalog import CATALOG_NAME, Catalog
+from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Key of ``model_config``: folder of the dataset.
 DATASET_KEY = "dataset"
@@ -77,6 +79,10 @@ class TransformerIQLTorchRLModule(DiscreteIQLTorchRLModule):
         # copy (torch_rl_module.py:71 deletes "networks.q" as self.q).
         self.features, self.actor = networks.features, networks.actor
         self.q, self.v = networks.q, networks.v
+        if dataset is not None and here and self.actor.sampler and not self.inference_only:
+            self.actor.sampler.follow(
+                torch.from_numpy(OfflineDataset(dataset).times_shown("train"))
+            )
 
     def inputs(self, states: Tensor) -> tuple[Any, ...]:
         """Return what the networks read: the catalogue's features and the states."""

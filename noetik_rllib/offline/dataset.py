@@ -221,6 +221,15 @@ class OfflineDataset:
         table = pa.concat_tables(tables)
         return {name: column_to_numpy(table[name]) for name in names}
 
+    def times_shown(self, part: str) -> np.ndarray:
+        """Count how many rows of a part show each video, (N,) int64, a file at a time."""
+        shown = np.zeros(self.manifest.num_videos, dtype=np.int64)
+        for file in self.files(part):
+            with self._whole(part):
+                actions = pq.read_table(file, columns=["actions"])["actions"]
+            shown += np.bincount(column_to_numpy(actions), minlength=len(shown))
+        return shown
+
     def before_split(self, user_id: np.ndarray, time_ms: np.ndarray) -> np.ndarray:
         """Say of N rows whether they lie before their user's split, (N,) bool."""
         row = np.searchsorted(self.users.user_id, user_id)
