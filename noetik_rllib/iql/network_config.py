@@ -20,6 +20,7 @@ class NetworkSizes(BaseModel):
     # (block 2).
     num_layers: int = Field(default=2, ge=1, description="Transformer blocks per network.")
     num_heads: int = Field(default=4, ge=1, description="Attention heads per block.")
+    # As in the paper's code; benchmarks/sharing.py: a shared encoder loses a tenth of the reward.
     share: Literal["nothing", "tower", "encoder"] = Field(
         default="nothing",
         description="What actor, Q and V have in common: nothing, the video tower, or the whole "
