@@ -15,7 +15,14 @@ import torch
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.data import ColumnarOfflineData, RewardScale, ShardIterator, input_parts
+from noetik_rllib.iql.data import (
+    REWARD_COMPONENTS,
+    ColumnarOfflineData,
+    ShardIterator,
+    input_dataset,
+    input_files,
+)
+from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.offline.dataset import OfflineDataset
 
 WEIGHTS = RewardWeights(click=1.0, like=5.0, hate=-10.0)
@@ -31,7 +38,7 @@ def draw(shard: ShardIterator, batches: int, batch_size: int = 50) -> list[dict[
 
 def ids(batches: list[dict[str, torch.Tensor]]) -> list[bytes]:
     """What tells rows apart: their state, action and reward together."""
-    parts = ("obs", "actions", "rewards")
+    parts = ("obs", "actions", REWARD_COMPONENTS)
     return [
         b"".join(batch[f"default_policy/{name}"][row].numpy().tobytes() for name in parts)
         for batch in batches
@@ -44,10 +51,13 @@ def test_a_batch_holds_the_dataset_s_values(
 ) -> None:
     """Fails if columns are mixed up, or a row's parts come from different rows."""
     rows = OfflineDataset(tiny_dataset).load(
-        "train", ("obs", "actions", "new_obs", "terminateds", "rewards")
+        "train", ("obs", "actions", "new_obs", "terminateds", *SIGNALS)
     )
     tiny_config.training(normalise_reward=False)
     number = len(rows["actions"])
+    signals = np.stack([rows.pop(name) for name in SIGNALS], axis=1)
+    reward = ColumnarOfflineData(tiny_config).reward
+    rows[REWARD_COMPONENTS] = signals / np.array(reward.units)
     (batch,) = draw(shards(tiny_config, 1)[0], 1, number)
     order = np.random.default_rng([0, 0, 0]).permutation(number)
     for name, column in rows.items():
@@ -127,16 +137,20 @@ def test_reward_normalisation_is_exact(tiny_config: DiscreteIQLConfig, tiny_data
     dataset = OfflineDataset(tiny_dataset)
     signals = dataset.load("train", SIGNALS)
     reward = np.stack([signals[name] for name in SIGNALS], axis=1) @ WEIGHTS.as_array()
-    scale = RewardScale.fit(dataset.manifest.signals, WEIGHTS, subtract_mean=True)
-    assert scale.shift == pytest.approx(reward.mean(), abs=1e-6)
-    assert scale.scale == pytest.approx(reward.std(), rel=1e-6)
+    parts = RewardDecomposition.fit(dataset.manifest.signals, WEIGHTS, subtract_mean=True)
+    for place, name in enumerate(SIGNALS):
+        weight = WEIGHTS.as_array()[place]
+        assert parts.means[place] == pytest.approx(signals[name].mean(dtype=float), abs=1e-6)
+        unit = reward.std() / abs(weight) if weight else signals[name].std(dtype=float)
+        assert parts.units[place] == pytest.approx(unit or 1.0, rel=1e-6)
 
     for subtract, mean in ((False, reward.mean() / reward.std()), (True, 0.0)):
         config = tiny_config.copy(copy_frozen=False).training(
             reward_weights=WEIGHTS, subtract_reward_mean=subtract
         )
         (batch,) = draw(shards(config, 1)[0], 1, len(reward))
-        got = batch["default_policy/rewards"].double()
+        signs = torch.tensor(parts.signs, dtype=torch.float64)
+        got = batch[f"default_policy/{REWARD_COMPONENTS}"].double() @ signs
         assert got.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
         assert got.mean().item() == pytest.approx(mean, abs=1e-5)
 
@@ -144,7 +158,7 @@ def test_reward_normalisation_is_exact(tiny_config: DiscreteIQLConfig, tiny_data
 def test_a_constant_reward_is_refused(bandit_dataset: Path) -> None:
     """Fails if training on nothing starts, dividing by a standard deviation of 0."""
     config = DiscreteIQLConfig().offline_data(input_=[str(bandit_dataset / "train")])
-    config.training(reward_weights={"click": 0, "watch_ratio": 0, "like": 1}).validate()
+    config.training(reward_weights=RewardWeights(click=0, watch_ratio=0, like=1))
     with pytest.raises(UserError, match="weights like=1 is the same on every training row"):
         ColumnarOfflineData(config)
 
@@ -160,15 +174,21 @@ def test_inputs_must_be_the_train_part_of_one_dataset(
 ) -> None:
     """Fails if a wrong path, held-out rows or a mixture of catalogues gets as far as training."""
     train = tiny_dataset / "train"
-    by_folder = input_parts([str(train)])[1]
-    assert by_folder == input_parts([str(path) for path in by_folder])[1]
-    for wrong in (tiny_dataset, tiny_dataset / "test", tiny_dataset / "judge"):
+    by_folder = input_files([str(train)])
+    by_file = [str(path) for path in by_folder]
+    assert by_folder == input_files(by_file)
+    found = input_dataset(by_file)
+    assert found is not None
+    assert found.directory == tiny_dataset
+    for wrong in (tiny_dataset / "test", tiny_dataset / "judge"):
         with pytest.raises(UserError, match="is not DATASET/train"):
-            input_parts([str(wrong)])
+            input_dataset([str(wrong)])
     with pytest.raises(UserError, match="holds no Parquet file"):
-        input_parts([str(tiny_dataset / "nothing" / "train")])
-    with pytest.raises(UserError, match="2 datasets"):
-        input_parts([str(train), str(bandit_dataset / "train")])
+        input_files([str(Path(__file__).parent)])
+    with pytest.raises(UserError, match="does not exist"):
+        input_files([str(tiny_dataset / "nothing" / "train")])
+    with pytest.raises(UserError, match="several datasets"):
+        input_dataset([str(train), str(bandit_dataset / "train")])
 
 
 def test_a_damaged_file_is_named(tiny_config: DiscreteIQLConfig, tmp_path: Path) -> None:
