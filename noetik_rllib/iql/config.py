@@ -15,11 +15,22 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.util.debug import log_once
 
 from noetik_rllib.data.signals import RewardWeights
-from noetik_rllib.iql.data import ColumnarOfflineData, input_dataset, reward_decomposition
+from noetik_rllib.iql.data import (
+    ColumnarOfflineData,
+    dataset_spaces,
+    input_dataset,
+    reward_decomposition,
+)
 from noetik_rllib.iql.mlp_rl_module import MLPConfig, MLPIQLTorchRLModule
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.rl_module import PRECISION_KEY, REWARD_KEY
-from noetik_rllib.iql.settings import IQLSettings, LearningRate, Precision, explain
+from noetik_rllib.iql.settings import (
+    DataResidency,
+    IQLSettings,
+    LearningRate,
+    Precision,
+    explain,
+)
 from noetik_rllib.iql.transformer_rl_module import (
     DATASET_KEY,
     INTERPRETABILITY_KEY,
@@ -70,6 +81,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
         self.normalise_reward = defaults.normalise_reward
         self.subtract_reward_mean = defaults.subtract_reward_mean
         self.precision = defaults.precision
+        self.data_residency = defaults.data_residency
+        self.data_window_mb = defaults.data_window_mb
         self.interpretability_coeff = defaults.interpretability_coeff
         self.interpretability_events = defaults.interpretability_events
         #: Gradient steps over which ``actor_lr`` falls to 0 along a cosine, as in the official
@@ -107,6 +120,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
         subtract_reward_mean: bool = NotProvided,
         actor_lr_decay_steps: int = NotProvided,
         precision: Precision = NotProvided,
+        data_residency: DataResidency = NotProvided,
+        data_window_mb: int = NotProvided,
         interpretability_coeff: float = NotProvided,
         interpretability_events: int = NotProvided,
         **kwargs: Any,
@@ -126,6 +141,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             subtract_reward_mean: subtract the mean.
             actor_lr_decay_steps: gradient steps of the cosine decay of ``actor_lr``, 0 for none.
             precision: "float32" or "bfloat16".
+            data_residency: "auto", "memory" or "stream".
+            data_window_mb: MiB of rows that are shuffled together, 1 or more.
             interpretability_coeff: 0 or more.
             interpretability_events: 1 or more.
             **kwargs: RLlib's own (``gamma``, ``grad_clip``, ``train_batch_size_per_learner`` ...).
@@ -144,6 +161,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             "subtract_reward_mean": subtract_reward_mean,
             "actor_lr_decay_steps": actor_lr_decay_steps,
             "precision": precision,
+            "data_residency": data_residency,
+            "data_window_mb": data_window_mb,
             "interpretability_coeff": interpretability_coeff,
             "interpretability_events": interpretability_events,
         }
@@ -220,12 +239,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
         """Take the spaces from the dataset, or from the environment that is named."""
         dataset = input_dataset(self.input_)
         if dataset is not None:
-            manifest = dataset.manifest
-            low, high = manifest.layout.bounds(manifest.num_videos)
-            observation_space, action_space = (
-                gym.spaces.Box(low, high),
-                gym.spaces.Discrete(manifest.num_videos),
-            )
+            observation_space, action_space = dataset_spaces(dataset)
         elif isinstance(self.env, str) and self.env in gym.registry:
             env = gym.make(self.env, **self.env_config)
             observation_space, action_space = env.observation_space, env.action_space

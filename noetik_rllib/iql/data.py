@@ -1,34 +1,24 @@
-"""Training rows for RLlib's learners: columnar, in the learner's own process, reproducible.
+"""Training data for RLlib's learners: columnar, in each learner's own process, reproducible.
 
-RLlib hands a learner an iterator and asks it for one thing, ``iter_torch_batches(batch_size=,
-device=)`` (``ray/rllib/utils/minibatch_utils.py:208``). ``ShardIterator`` answers with slices of
-arrays that it read from Parquet itself. So there are no Ray Data actors, which would claim CPUs
-outside a trial's placement group and deadlock a sweep on a small machine, and no Python object per
-row, which limits RLlib's own path to some 10,000 rows a second.
-
-The order of the rows is a pure function of (seed, shard, batches drawn): a restored run goes on
-with exactly the batch that an unbroken one would have seen next.
+``ColumnarOfflineData`` takes the place of RLlib's ``OfflineData``: it finds the files, and hands
+each learner a ``ShardIterator``. So there are no Ray Data actors, which would claim CPUs outside a
+trial's placement group and deadlock a sweep on a small machine, and no Python object per row, which
+limits RLlib's own path to some 10,000 rows a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+import gymnasium as gym
 from ray.rllib.core.columns import Columns
 from ray.rllib.offline.offline_data import OfflineData
-from torch import Tensor
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.reward import RewardDecomposition
-from noetik_rllib.offline.columns import column_to_numpy
+from noetik_rllib.iql.row_files import RowFormat, open_files, read_rewards
+from noetik_rllib.iql.shard_iterator import ShardIterator
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.manifest import MANIFEST_NAME
 
@@ -36,146 +26,12 @@ if TYPE_CHECKING:
     from noetik_rllib.iql.config import DiscreteIQLConfig
 
 
-#: Column of a batch: the reward's components (B, S), see ``reward.py``.
-REWARD_COMPONENTS = "reward_components"
-
-
-@dataclass(frozen=True)
-class RowFile:
-    """A Parquet file and its number of rows."""
-
-    path: str
-    rows: int
-
-
-@dataclass
-class ShardIterator:
-    """The rows ``start`` to ``stop`` of a dataset, as an endless shuffled stream of batches.
-
-    Light to pickle: it carries paths and numbers, and each learner opens the files itself, once.
-
-    Attributes:
-        files: the dataset's files, in order.
-        start: first row of this shard, over all files.
-        stop: row after the last.
-        reward: how the reward is made.
-        seed: of the shuffling.
-        index: number of this shard, so that learners shuffle differently.
-        batches_drawn: batches that were drawn before, by the run that this one continues.
-    """
-
-    files: tuple[RowFile, ...]
-    start: int
-    stop: int
-    reward: RewardDecomposition
-    seed: int
-    index: int = 0
-    batches_drawn: int = 0
-    _columns: dict[str, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_columns": None}
-
-    @property
-    def signal_columns(self) -> tuple[str, ...]:
-        """Columns that the reward is made of; a plain reward has RLlib's name."""
-        one = self.reward.names == RewardDecomposition().names
-        return (Columns.REWARDS,) if one else self.reward.names
-
-    def starting_at(self, batches_drawn: int) -> ShardIterator:
-        """Return the same stream from its batch number ``batches_drawn`` on."""
-        return replace(self, batches_drawn=batches_drawn)
-
-    def iter_torch_batches(
-        self, *, batch_size: int, device: str | torch.device | None = None, **unused: Any
-    ) -> Iterator[dict[str, Tensor]]:
-        """Yield batches without end, as RLlib's ``MiniBatchRayDataIterator`` unpacks them.
-
-        Every epoch has an order of its own and drops its last, short batch: all learners must draw
-        equally many, or the gradient exchange between them would wait for ever.
-
-        Args:
-            batch_size: rows per batch.
-            device: where the batch goes.
-            **unused: what RLlib passes to Ray Data's iterators; refused, as it has no effect.
-
-        Yields:
-            ``default_policy/<column>`` -> tensor of ``batch_size`` rows.
-        """
-        if unused:
-            raise ValueError(f"iter_batches_kwargs {sorted(unused)} have no effect here: remove")
-        rows = self.stop - self.start
-        per_epoch = rows // batch_size
-        if not per_epoch:
-            raise UserError(
-                f"{rows:,} training rows per learner are fewer than a batch of {batch_size:,}: "
-                "lower the batch size or the number of learners"
-            )
-        columns = self._load()
-        drawn = self.batches_drawn
-        while True:
-            epoch, first = divmod(drawn, per_epoch)
-            # Not Python's hash of a tuple, nor seed + epoch, which repeats orders between seeds.
-            order = np.random.default_rng([self.seed, self.index, epoch]).permutation(rows)
-            chosen = torch.from_numpy(order)
-            for place in range(first, per_epoch):
-                index = chosen[place * batch_size : (place + 1) * batch_size]
-                drawn += 1
-                yield {
-                    # index_select: column[index] takes 30 times as long for as few rows.
-                    f"{DEFAULT_MODULE_ID}/{name}": column.index_select(0, index).to(device)
-                    for name, column in columns.items()
-                }
-
-    def _load(self) -> dict[str, Tensor]:
-        """Read this shard's rows, a row group at a time, into arrays of their final size."""
-        if self._columns is not None:
-            return self._columns
-        names = [Columns.OBS, Columns.ACTIONS, Columns.NEXT_OBS, Columns.TERMINATEDS]
-        columns: dict[str, np.ndarray] = {}
-        done = 0
-        for rows in self._row_groups([*names, *self.signal_columns]):
-            signals = np.stack([rows.pop(name) for name in self.signal_columns], axis=1)
-            rows[REWARD_COMPONENTS] = self.reward.components(signals)
-            rows[Columns.ACTIONS] = rows[Columns.ACTIONS].astype(np.int64)
-            rows[Columns.TERMINATEDS] = rows[Columns.TERMINATEDS].astype(np.float32)
-            for name, part in rows.items():
-                if name not in columns:
-                    shape = (self.stop - self.start, *part.shape[1:])
-                    columns[name] = np.empty(shape, dtype=part.dtype)
-                columns[name][done : done + len(part)] = part
-            done += len(rows[Columns.ACTIONS])
-        self._columns = {name: torch.from_numpy(column) for name, column in columns.items()}
-        return self._columns
-
-    def _row_groups(self, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the shard's part of each row group that it reaches into."""
-        first = 0  # first row of the file, then of the row group, over all files
-        for file in self.files:
-            if first + file.rows <= self.start or first >= self.stop:
-                first += file.rows
-                continue
-            try:
-                parquet = pq.ParquetFile(file.path)
-                for group in range(parquet.num_row_groups):
-                    size = parquet.metadata.row_group(group).num_rows
-                    begin, end = max(self.start - first, 0), min(self.stop - first, size)
-                    first += size
-                    if begin < end:
-                        table = parquet.read_row_group(group, columns=names)
-                        table = table.slice(begin, end - begin)
-                        yield {name: column_to_numpy(table[name]) for name in names}
-            except (pa.ArrowException, OSError, KeyError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{file.path} cannot be read: {reason}") from None
-
-
 def _paths(input_: str | list[str]) -> list[Path]:
     return [Path(path) for path in ([input_] if isinstance(input_, str) else input_)]
 
 
 def _folder(path: Path) -> Path:
-    return path.parent if path.suffix == ".parquet" else path
+    return path.parent if path.is_file() else path
 
 
 def input_dataset(input_: str | list[str]) -> OfflineDataset | None:
@@ -190,6 +46,8 @@ def input_dataset(input_: str | list[str]) -> OfflineDataset | None:
     folders = {_folder(path) for path in _paths(input_)}
     roots = {folder.parent for folder in folders if (folder.parent / MANIFEST_NAME).is_file()}
     for folder in sorted(folders):
+        if (folder / MANIFEST_NAME).is_file():
+            raise UserError(f"offline_data input '{folder}' is a dataset: use '{folder / 'train'}'")
         if roots and folder.name != "train":
             raise UserError(
                 f"offline_data input '{folder}' is not DATASET/train: the other parts of a dataset "
@@ -203,6 +61,13 @@ def input_dataset(input_: str | list[str]) -> OfflineDataset | None:
     return OfflineDataset(roots.pop()) if roots else None
 
 
+def dataset_spaces(dataset: OfflineDataset) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
+    """Return the spaces of a dataset's states and videos."""
+    manifest = dataset.manifest
+    low, high = manifest.layout.bounds(manifest.num_videos)
+    return gym.spaces.Box(low, high), gym.spaces.Discrete(manifest.num_videos)
+
+
 def input_files(input_: str | list[str]) -> list[Path]:
     """Return the Parquet files of RLlib's ``input_`` paths.
 
@@ -211,8 +76,9 @@ def input_files(input_: str | list[str]) -> list[Path]:
     """
     files: list[Path] = []
     for path in _paths(input_):
-        found = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
-        if not found or not all(file.is_file() for file in found):
+        # Not by the suffix: ``ray.data...write_parquet("log.parquet")`` makes a folder.
+        found = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+        if not found:
             what = "holds no Parquet file" if path.exists() else "does not exist"
             raise UserError(f"offline_data input '{path}' {what}: prepare it again")
         files += found
@@ -235,15 +101,10 @@ def reward_decomposition(config: DiscreteIQLConfig) -> RewardDecomposition:
         )
     if not (config.normalise_reward or config.subtract_reward_mean):
         return RewardDecomposition()
-    rewards = np.concatenate(
-        [
-            column_to_numpy(pq.read_table(path, columns=[Columns.REWARDS])[Columns.REWARDS])
-            for path in input_files(config.input_)
-        ]
-    ).astype(np.float64)
-    if config.normalise_reward and not rewards.std() > 0:
+    rewards = read_rewards(input_files(config.input_)).astype(float)
+    if config.normalise_reward and not (len(rewards) and rewards.std() > 0):
         raise UserError(
-            f"every reward in {config.input_} is {rewards[0]:g}, so it cannot be normalised: call "
+            f"the rewards in {config.input_} do not vary, so they cannot be normalised: call "
             "config.training(normalise_reward=False)"
         )
     return RewardDecomposition(
@@ -253,29 +114,31 @@ def reward_decomposition(config: DiscreteIQLConfig) -> RewardDecomposition:
 
 
 class ColumnarOfflineData(OfflineData):
-    """RLlib's ``offline_data_class`` for our datasets: hands each learner its ``ShardIterator``.
+    """RLlib's ``offline_data_class`` for logs in Parquet: hands each learner its ``ShardIterator``.
 
     It replaces reading and mapping by Ray Data altogether, hence does not call the base class'
     constructor, which would start both.
     """
 
     def __init__(self, config: DiscreteIQLConfig) -> None:
-        """Read the manifest and the Parquet footers; no rows yet.
+        """Read the manifest and the Parquet footers; no rows yet, but rewards without a manifest.
 
         Raises:
-            UserError: no such dataset, or damaged, or its reward does not vary.
+            UserError: no such log, or damaged, or a column is missing, or its reward does not vary.
+            ValueError: spaces whose rows cannot be read.
         """
         self.config = config
-        files = input_files(config.input_)
+        dataset = input_dataset(config.input_)
         self.reward = reward_decomposition(config)
-        try:
-            self.files = tuple(
-                RowFile(str(path.resolve()), pq.ParquetFile(path).metadata.num_rows)
-                for path in files
-            )
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{files[0].parent} is damaged: {reason}") from None
+        # A plain reward has RLlib's name.
+        signals = (Columns.REWARDS,) if dataset is None else self.reward.names
+        spaces = (
+            (config.observation_space, config.action_space)
+            if dataset is None
+            else dataset_spaces(dataset)
+        )
+        self.form = RowFormat.of_spaces(*spaces, signals)
+        self.files = open_files(input_files(config.input_), self.form.names)
         self.rows = sum(file.rows for file in self.files)
         # Algorithm.setup() fills these in (ray/rllib/algorithms/algorithm.py:1022-1040).
         self.locality_hints: Any = None
@@ -312,9 +175,12 @@ class ColumnarOfflineData(OfflineData):
                 files=self.files,
                 start=shard * rows,
                 stop=(shard + 1) * rows,
+                form=self.form,
                 reward=self.reward,
                 # No seed is a fixed seed here: the order must be the same after a restore.
                 seed=self.config.seed or 0,
+                window_rows=max(1, self.config.data_window_mb * 2**20 // self.form.row_bytes),
+                residency=self.config.data_residency,
                 index=shard,
             )
             for shard in range(shards)

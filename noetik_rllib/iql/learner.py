@@ -15,7 +15,6 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.data import REWARD_COMPONENTS, ShardIterator
 from noetik_rllib.iql.random_state import random_state, set_random_state
 from noetik_rllib.iql.rl_module import (
     ATTENTION_ENTROPY,
@@ -27,6 +26,7 @@ from noetik_rllib.iql.rl_module import (
     V_VALUES,
     DiscreteIQLTorchRLModule,
 )
+from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
 
 #: Optimizers (``optimizer_parameters``), and the setting of their step size.
 OPTIMIZERS = {

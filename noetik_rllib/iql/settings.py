@@ -14,6 +14,8 @@ from noetik_rllib.errors import did_you_mean
 
 #: What networks compute in while they train; losses and parameters stay in single precision.
 Precision = Literal["float32", "bfloat16"]
+#: Where a learner's rows are: chosen by their size, or not.
+DataResidency = Literal["auto", "memory", "stream"]
 
 _Rate = Annotated[float, Field(ge=0)]
 #: A step size, or a schedule [(rows trained, step size), ...] between whose points RLlib
@@ -72,6 +74,15 @@ class IQLSettings(BaseModel):
     precision: Precision = Field(
         default="float32",
         description="float32, or bfloat16: torch's autocast, for GPUs that have it.",
+    )
+    # Changes where rows are, never which rows a batch has.
+    data_residency: DataResidency = Field(
+        default="auto",
+        description="Keep training rows in memory, stream them from disk, or see what fits.",
+    )
+    # KuaiRand-Pure is one window, hence shuffled as a whole. Streaming holds two.
+    data_window_mb: int = Field(
+        default=2048, ge=1, description="Size of the rows that are shuffled together, in MiB."
     )
     # Off: it costs a second pass of the actor.
     interpretability_coeff: float = Field(

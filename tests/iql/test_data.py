@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,9 @@ import torch
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.data import (
-    REWARD_COMPONENTS,
-    ColumnarOfflineData,
-    ShardIterator,
-    input_dataset,
-    input_files,
-)
+from noetik_rllib.iql.data import ColumnarOfflineData, input_dataset, input_files
 from noetik_rllib.iql.reward import RewardDecomposition
+from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
 from noetik_rllib.offline.dataset import OfflineDataset
 
 WEIGHTS = RewardWeights(click=1.0, like=5.0, hate=-10.0)
@@ -59,7 +55,7 @@ def test_a_batch_holds_the_dataset_s_values(
     reward = ColumnarOfflineData(tiny_config).reward
     rows[REWARD_COMPONENTS] = signals / np.array(reward.units)
     (batch,) = draw(shards(tiny_config, 1)[0], 1, number)
-    order = np.random.default_rng([0, 0, 0]).permutation(number)
+    order = np.random.default_rng([0, 0, 0, 1]).permutation(number)
     for name, column in rows.items():
         got = batch[f"default_policy/{name}"].numpy()
         np.testing.assert_allclose(got, column[order], atol=1e-6, err_msg=name)
@@ -101,19 +97,27 @@ def test_learners_share_the_rows(tiny_config: DiscreteIQLConfig, tiny_dataset: P
     assert len(remaining) == number - 3 * size
 
 
-def test_files_and_row_groups_do_not_matter(
+@pytest.fixture
+def cut_config(
     tiny_config: DiscreteIQLConfig, tiny_dataset: Path, tmp_path: Path
-) -> None:
-    """Fails if a shard that ends within a file or row group reads too little or too much."""
+) -> DiscreteIQLConfig:
+    """Config of the tiny dataset in files of 300 rows, in row groups of 100: some 20 files."""
     cut = tmp_path / "cut"
     shutil.copytree(tiny_dataset, cut, ignore=shutil.ignore_patterns("train"))
     (cut / "train").mkdir()
     table = pq.read_table(tiny_dataset / "train")
-    for number, start in enumerate(range(0, len(table), 1_000)):
+    for number, start in enumerate(range(0, len(table), 300)):
         path = cut / "train" / f"part-{number:05d}.parquet"
-        pq.write_table(table.slice(start, 1_000), path, row_group_size=300)
-    whole = shards(tiny_config, 4)
-    pieces = shards(tiny_config.offline_data(input_=[str(cut / "train")]), 4)
+        pq.write_table(table.slice(start, 300), path, row_group_size=100)
+    config = tiny_config.copy(copy_frozen=False)
+    return config.offline_data(input_=[str(cut / "train")])
+
+
+def test_files_and_row_groups_do_not_matter(
+    tiny_config: DiscreteIQLConfig, cut_config: DiscreteIQLConfig
+) -> None:
+    """Fails if a shard that ends within a file or row group reads too little or too much."""
+    whole, pieces = shards(tiny_config, 4), shards(cut_config, 4)
     for left, right in zip(whole, pieces, strict=True):
         assert ids(draw(left, 1, left.stop - left.start)) == ids(
             draw(right, 1, left.stop - left.start)
@@ -183,6 +187,8 @@ def test_inputs_must_be_the_train_part_of_one_dataset(
     for wrong in (tiny_dataset / "test", tiny_dataset / "judge"):
         with pytest.raises(UserError, match="is not DATASET/train"):
             input_dataset([str(wrong)])
+    with pytest.raises(UserError, match=r"is a dataset: use '.*/train'"):
+        input_dataset([str(tiny_dataset)])
     with pytest.raises(UserError, match="holds no Parquet file"):
         input_files([str(Path(__file__).parent)])
     with pytest.raises(UserError, match="does not exist"):
@@ -196,12 +202,6 @@ def test_a_damaged_file_is_named(tiny_config: DiscreteIQLConfig, tmp_path: Path)
     (shard,) = shards(tiny_config, 1)
     path = tmp_path / "part-00000.parquet"
     path.write_bytes(Path(shard.files[0].path).read_bytes()[:-100])
-    broken = ShardIterator(
-        files=(type(shard.files[0])(str(path), shard.files[0].rows),),
-        start=shard.start,
-        stop=shard.stop,
-        reward=shard.reward,
-        seed=0,
-    )
+    broken = replace(shard, files=(replace(shard.files[0], path=str(path)),))
     with pytest.raises(UserError, match=r"part-00000\.parquet cannot be read"):
         draw(broken, 1)
