@@ -1,11 +1,11 @@
 """Training rows per second: this package's data path against RLlib's own, on the same Parquet.
 
-Neither trains. Ours is one process: batches out of memory, and batches while the rows are streamed
-from disk. RLlib's is its ``OfflinePreLearner`` in one process, and the whole pipeline of its
-``OfflineData``, two reading processes and Ray Data around them, under ``BCConfig``, whose pipeline
-does the least. They are measured in turn, several times, each in batches of 256; what counts is the
-ratio to the better one of RLlib's. The last figures are peaks of memory, in processes of their own.
-Run it from a clone after ``make demo``::
+Neither trains; all work in batches of 256. Ours draws them out of memory, and while it streams the
+rows from disk. RLlib's ``OfflinePreLearner`` maps rows in memory, under ``BCConfig``, whose
+pipeline does the least. The three are measured in turn, in this process; what counts is the ratio,
+also of the processor's seconds, which a loaded machine disturbs less. Then come an epoch of RLlib's
+whole ``OfflineData``, with two such processes and Ray Data around them, and the memory by which an
+epoch of ours makes a process grow. Run it from a clone after ``make demo``::
 
     .venv/bin/python benchmarks/data_path.py --data data/demo
 """
@@ -50,12 +50,12 @@ def shard(data: Path, residency: str, window_mb: int) -> ShardIterator:
     return ColumnarOfflineData(config).sample(BATCH)[0]
 
 
-def draw(batches: Iterator[dict[str, Any]], number: int) -> float:
-    """Draw batches; return rows per second."""
-    begun, rows = time.perf_counter(), 0
+def draw(batches: Iterator[dict[str, Any]], number: int | None) -> tuple[float, float]:
+    """Draw batches; return rows per second, and per second of this process' own work."""
+    begun, begun_work, rows = time.perf_counter(), time.process_time(), 0
     for batch in itertools.islice(batches, number):
         rows += len(next(iter(batch.values())))
-    return rows / (time.perf_counter() - begun)
+    return rows / (time.perf_counter() - begun), rows / (time.process_time() - begun_work)
 
 
 def stock_config(data: Path) -> BCConfig:
@@ -127,15 +127,14 @@ def memory(data: Path, residency: str, window_mb: int) -> float:
 def main(data: Path, repeats: int, batches: int, stock_batches: int, window_mb: int) -> None:
     """Print rows per second of each, the ratios, and peaks of memory."""
     logging.disable(logging.WARNING)
-    stock = stock_config(data)
     stock_rows = stock_batch(data, BATCH)
     whole = shard(data, "memory", window_mb)
-    speed: dict[str, list[float]] = {name: [] for name in ("memory", "stream", "one", "pipeline")}
+    speed: dict[str, list[tuple[float, float]]] = {"memory": [], "stream": [], "rllib": []}
     # Bookkeeping, not cores: RLlib's two readers would wait for ever for Ray Data's tasks, which
     # find no CPU left on a machine of two.
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        algorithm = stock.build_algo()
+        algorithm = stock_config(data).build_algo()
         prelearner = OfflinePreLearner(
             config=algorithm.config,
             spaces=(algorithm.config.observation_space, algorithm.config.action_space),
@@ -145,11 +144,6 @@ def main(data: Path, repeats: int, batches: int, stock_batches: int, window_mb: 
             name: shard(data, name, window_mb).iter_torch_batches(batch_size=BATCH)
             for name in ("memory", "stream")
         }
-        (stock_data,) = algorithm.offline_data.sample(BATCH, return_iterator=True, num_shards=0)
-        pipeline = itertools.chain.from_iterable(
-            stock_data.iter_torch_batches(batch_size=BATCH, prefetch_batches=2)
-            for _ in itertools.count()
-        )
         begun = time.perf_counter()
         draw(endless["memory"], 1)
         load_seconds = time.perf_counter() - begun
@@ -157,32 +151,35 @@ def main(data: Path, repeats: int, batches: int, stock_batches: int, window_mb: 
             for name, rows in endless.items():
                 speed[name].append(draw(rows, batches))
             mapped = (prelearner(stock_rows) for _ in range(stock_batches))
-            speed["one"].append(draw(mapped, stock_batches))
-            # The first of an epoch start processes.
-            draw(pipeline, 5)
-            speed["pipeline"].append(draw(pipeline, stock_batches))
+            speed["rllib"].append(draw(mapped, stock_batches))
         for rows in endless.values():
             rows.close()
+        (pipeline,) = algorithm.offline_data.sample(BATCH, return_iterator=True, num_shards=0)
+        epoch = iter(pipeline.iter_torch_batches(batch_size=BATCH, prefetch_batches=2))
+        pipeline_speed, _ = draw(epoch, None)
         algorithm.stop()
     finally:
         ray.shutdown()
-    best = [max(pair) for pair in zip(speed["one"], speed["pipeline"], strict=True)]
+
+    def middle(name: str, clock: int) -> float:
+        return statistics.median(values[clock] for values in speed[name])
+
+    def ratio(name: str, clock: int) -> dict[str, float]:
+        pairs = zip(speed[name], speed["rllib"], strict=True)
+        ratios = [ours[clock] / theirs[clock] for ours, theirs in pairs]
+        return {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+
     result = {
         "rows": whole.rows,
         "decoded_mb": whole.rows * whole.form.row_bytes / 2**20,
         "windows": shard(data, "stream", window_mb).windows,
         "seconds_to_load": load_seconds,
-        "rows_per_second": {name: statistics.median(values) for name, values in speed.items()},
-        "ratio_to_rllib": {
-            name: {
-                "min": min(ratios),
-                "median": statistics.median(ratios),
-                "max": max(ratios),
-            }
-            for name in ("memory", "stream")
-            if (ratios := [a / b for a, b in zip(speed[name], best, strict=True)])
-        },
-        "peak_mb": {name: memory(data, name, window_mb) for name in ("memory", "stream")},
+        "rows_per_second": {name: middle(name, 0) for name in speed},
+        "rows_per_cpu_second": {name: middle(name, 1) for name in speed},
+        "ratio": {name: ratio(name, 0) for name in endless},
+        "cpu_ratio": {name: ratio(name, 1) for name in endless},
+        "rows_per_second_of_rllib_pipeline": pipeline_speed,
+        "grown_mb": {name: memory(data, name, window_mb) for name in endless},
     }
     click.echo(json.dumps(result, indent=2))
 
