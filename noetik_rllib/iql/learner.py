@@ -225,7 +225,7 @@ class DiscreteIQLTorchLearner(TorchLearner):
         self.gradient_steps += 1
         for module_id in self.module.keys():  # noqa: SIM118
             for name, optimizer in self.get_optimizers_for_module(module_id):
-                if name == f"{module_id}_actor":
+                if name == "actor":
                     self._decay(optimizer)
                 optimizer.step()
             rate = self.config.get_config_for_module(module_id).target_polyak
