@@ -152,7 +152,7 @@ def _text(interval: Intervals) -> str:
 
 @click.command()
 @click.option("--world", type=click.Path(path_type=Path), required=True, help="Synthetic world.")
-@click.option("--users", default=500, show_default=True, help="Held-out users.")
+@click.option("--users", default=200, show_default=True, help="Held-out users.")
 @click.option("--sessions", default=2, show_default=True, help="Sessions of each.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
