@@ -1,4 +1,4 @@
-"""The fitted simulators against the world's truth, as ``benchmarks/simulator_truth.py`` in small."""
+"""The fitted simulators against the truth: ``benchmarks/simulator_truth.py`` in small."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class Scored:
 def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
     """Fails if who is good by the evaluation simulator is not who is good.
 
-    Nine policies from the worst to the greedy one on the training simulator; 2 sessions of 10 videos
-    of each held-out user. Fails as well if the evaluation simulator believes in the errors of the
-    training simulator: the policy that is made for the latter must not gain more by the former than
-    in truth. (By the training simulator it gains 0.21 and in truth 0.17: this log is small.) Worlds,
-    fits and luck have fixed seeds; a true excess of 0 would fail in 2 % of luck's other seeds.
+    Nine policies from the worst to the greedy one on the training simulator; 2 sessions of 10
+    videos of each held-out user. Fails as well if the evaluation simulator believes in the errors
+    of the training simulator: the policy that is made for the latter must not gain more by the
+    former than in truth. (By the training simulator it gains 0.21 and in truth 0.17: this log is
+    small.) Worlds, fits and luck have fixed seeds; a true excess of 0 would fail in 2 % of luck's
+    other seeds.
     """
     dataset, num_videos = world.dataset, world.dataset.manifest.num_videos
     rows = dataset.load("train", ("actions", "click", "watch_ratio"))
