@@ -20,7 +20,9 @@ bootstraps after one step.
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import math
 import statistics
 import subprocess
@@ -148,6 +150,8 @@ def evaluated(config: AlgorithmConfig, steps: int, seed: int) -> np.ndarray:
         return returns(play(greedy, EVALUATION_EPISODES, seed + 500))
     finally:
         algorithm.stop()
+        del algorithm
+        gc.collect()  # ends the iterators of Ray Data, which complain if Ray goes first
 
 
 def d3rlpy_returns(python: Path, rows: Rows, folder: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -195,6 +199,7 @@ def main(
 ) -> None:
     """Compare what offline algorithms learn from logs of CartPole-v1."""
     torch.set_num_threads(1)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     #: Log -> algorithm -> mean return of each seed.
     means: dict[str, dict[str, list[float]]] = {log: defaultdict(list) for log in logs}
     with connected_ray():

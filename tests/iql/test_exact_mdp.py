@@ -104,14 +104,14 @@ def train(mdp: RandomMDP, folder: Path, expectile: float, seed: int) -> tuple[np
             observation_space=gym.spaces.Discrete(STATES),
             action_space=gym.spaces.Discrete(ACTIONS),
         )
-        .offline_data(input_=[str(folder)], dataset_num_iters_per_learner=1500)
+        .offline_data(input_=[str(folder)], dataset_num_iters_per_learner=1000)
         .training(
             expectile=expectile,
             beta=50.0,  # rewards are left as they are, and actions differ by some 0.1
             gamma=GAMMA,
             normalise_reward=False,
             train_batch_size_per_learner=rows,
-            target_polyak=0.05,
+            target_polyak=0.1,
             actor_lr=3e-3,
             critic_lr=3e-3,
             value_lr=3e-3,
