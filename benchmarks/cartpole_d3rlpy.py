@@ -18,7 +18,7 @@ import torch
 from cartpole_data import play, returns
 
 #: Steps between copies of Q to its target: 1 / 0.005, the Polyak rate of IQL. The default, 8,000,
-#: is made for Atari and would leave the target of a run of 10,000 steps nearly as it began.
+#: is made for Atari and would leave the target of a run of 5,000 steps nearly as it began.
 TARGET_INTERVAL = 200
 
 
