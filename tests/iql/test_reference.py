@@ -12,7 +12,7 @@ from ray.rllib.core.columns import Columns
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.data import REWARD_COMPONENTS
+from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
