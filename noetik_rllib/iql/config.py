@@ -136,7 +136,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             actor_lr: positive, or a schedule [(rows trained, rate), ...].
             critic_lr: likewise.
             value_lr: likewise.
-            reward_weights: weight of each signal; a mapping of names will do.
+            reward_weights: weight of each signal; a mapping of names will do, in which signals
+                that are left out keep their default weight.
             normalise_reward: divide by the standard deviation.
             subtract_reward_mean: subtract the mean.
             actor_lr_decay_steps: gradient steps of the cosine decay of ``actor_lr``, 0 for none.
@@ -189,11 +190,13 @@ class DiscreteIQLConfig(AlgorithmConfig):
     def _validate_iql(self) -> None:
         try:
             self.reward_weights = RewardWeights.model_validate(self.reward_weights)
-            IQLSettings.model_validate(
+            settings = IQLSettings.model_validate(
                 {name: getattr(self, name) for name in IQLSettings.model_fields}
             )
         except ValidationError as error:
             raise ValueError(explain(error)) from None
+        for name in IQLSettings.model_fields:
+            setattr(self, name, getattr(settings, name))  # "0.7" is 0.7 from here on
         decay = self.actor_lr_decay_steps
         if not (isinstance(decay, int) and decay >= 0):
             raise ValueError(
@@ -226,8 +229,15 @@ class DiscreteIQLConfig(AlgorithmConfig):
         self._validate_model()
 
     def _validate_model(self) -> None:
-        if input_dataset(self.input_) is not None:
+        dataset = input_dataset(self.input_)
+        if dataset is not None:
             network_config(self.model_config)
+            events = dataset.manifest.history_length
+            if self.interpretability_coeff and self.interpretability_events >= events:
+                raise ValueError(
+                    f"interpretability_events is {self.interpretability_events}: expected fewer "
+                    f"than a state's {events} events, or nothing is ever left out"
+                )
             return
         MLPConfig.of(self.model_config)
         if self.reward_weights != RewardWeights():

@@ -80,7 +80,10 @@ def input_files(input_: str | list[str]) -> list[Path]:
         found = [path] if path.is_file() else sorted(path.glob("*.parquet"))
         if not found:
             what = "holds no Parquet file" if path.exists() else "does not exist"
-            raise UserError(f"offline_data input '{path}' {what}: prepare it again")
+            raise UserError(
+                f"offline_data input '{path}' {what}: expected Parquet files, as 'noetik data "
+                "prepare' writes them to DATASET/train"
+            )
         files += found
     return files
 

@@ -7,12 +7,14 @@ actor's query when only the k most attended events are left,
 
 .. math:: L = \frac{H(\alpha)}{\log n} + \frac{\|q - q_k\|^2}{\|q\|^2}
 
-averaged over the states with more than k events. The first part is the entropy of attention
-(Nguyen et al. 2025, arXiv 2501.12775, minimise it): 1 where all events are attended alike. The
-second is the insufficiency of those events, in the spirit of ERASER's sufficiency (DeYoung et al.
-2020): every logit is linear in the query, so where it is 0 the k events alone give the same policy,
-over a catalogue of any size. Events are removed through the mask, so that a shortened history is
-one that the network knows. First derivatives suffice: fused attention stays in use elsewhere.
+averaged over a batch, in which states with k events or fewer count 0: there is nothing to leave
+out. (A mean over the other states alone would weigh learners' batches unequally.) The first part is
+the entropy of attention (Nguyen et al. 2025, arXiv 2501.12775, minimise it): 1 where all events are
+attended alike. The second is the insufficiency of those events, in the spirit of ERASER's
+sufficiency (DeYoung et al. 2020): every logit is linear in the query, so where it is 0 the k events
+alone give the same policy, over a catalogue of any size. Its denominator has no gradient: larger
+queries would lower it for nothing. Events are removed through the mask, so that a shortened history
+is one that the network knows. First derivatives suffice: fused attention stays in use elsewhere.
 """
 
 from __future__ import annotations
@@ -71,5 +73,4 @@ def penalties(
     short = replace(tokens, events=tokens.events * kept[..., None], present=kept)
     reduced = actor.query(actor.encoder.encode(short))
     change = (query - reduced).square().sum(dim=1) / query.detach().square().sum(dim=1)
-    states = counts.sum().clamp(min=1)
-    return (entropy * counts).sum() / states, (change * counts).sum() / states
+    return (entropy * counts).mean(), (change * counts).mean()

@@ -151,14 +151,14 @@ class DiscreteIQLTorchLearner(TorchLearner):
         asymmetry = losses.expectile_weights(advantage, config.expectile)
         weights = losses.awr_weights(advantage, config.beta, config.max_weight)
 
-        def critics(columns: list[int]) -> tuple[Tensor, Tensor]:
-            return (
-                losses.q_loss(q[..., columns], target[:, columns]),
-                losses.expectile_loss(target_q[:, columns], v[:, columns], asymmetry),
+        def critics(components: Tensor) -> tuple[Tensor, Tensor]:
+            q_, target_, target_q_, v_ = (
+                values.index_select(-1, components) for values in (q, target, target_q, v)
             )
+            return losses.q_loss(q_, target_), losses.expectile_loss(target_q_, v_, asymmetry)
 
         weighted = [place for place, weight in enumerate(module.reward.weights) if weight]
-        q_loss, v_loss = critics(weighted)
+        q_loss, v_loss = critics(module.weighted)
         actor_loss = losses.actor_loss(fwd_out[LOG_PROBS], weights)
         loss = actor_loss + q_loss + v_loss
         q_total, v_total = losses.total(q, signs), losses.total(v, signs)
@@ -179,8 +179,8 @@ class DiscreteIQLTorchLearner(TorchLearner):
             for part, components in parts.items():
                 means = components.detach().flatten(end_dim=-2).mean(dim=0) * signs  # (S,)
                 values |= {f"{part}_mean_{names[place]}": means[place] for place in weighted}
-        if probes := [place for place in range(len(names)) if place not in weighted]:
-            probe_losses = critics(probes)
+        if len(weighted) < len(names):
+            probe_losses = critics(module.unweighted)
             values["probe_loss"] = probe_losses[0] + probe_losses[1]
             loss = loss + values["probe_loss"]
         if ATTENTION_ENTROPY in fwd_out:
@@ -202,7 +202,7 @@ class DiscreteIQLTorchLearner(TorchLearner):
         for name, optimizer in self.get_optimizers_for_module(module_id):
             gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-            norms[f"{name.removeprefix(f'{module_id}_')}_gradient_norm"] = norm
+            norms[f"{name}_gradient_norm"] = norm
         self._accumulate(module_id, "gradient", norms)
         clipped: dict[Any, Tensor] = super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from noetik_rllib.iql.rl_module import (
     LOG_PROBS,
     PRECISION_KEY,
+    Q_VALUES,
     REWARD_KEY,
+    V_VALUES,
     DiscreteIQLTorchRLModule,
 )
 from noetik_rllib.iql.settings import explain
@@ -128,7 +130,12 @@ class MLPIQLTorchRLModule(DiscreteIQLTorchRLModule):
             return (F.one_hot(states.long(), int(space.n)).float(),)
         return (states.reshape(len(states), -1).float(),)
 
-    def policy(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
-        """Return LOG_PROBS (B,) of the logged actions."""
-        logits = self.actor(*self.inputs(states))
-        return {LOG_PROBS: -F.cross_entropy(logits.float(), actions, reduction="none")}
+    def online(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Return LOG_PROBS, Q_VALUES and V_VALUES of logged actions, with gradients."""
+        (flat,) = self.inputs(states)
+        logits = self.actor(flat)
+        return {
+            LOG_PROBS: -F.cross_entropy(logits.float(), actions, reduction="none"),
+            Q_VALUES: self.q(flat, actions),
+            V_VALUES: self.v(flat),
+        }

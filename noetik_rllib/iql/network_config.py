@@ -68,7 +68,8 @@ class NetworkConfig(NetworkSizes):
     def for_dataset(cls, manifest: Manifest, **choices: Any) -> NetworkConfig:
         """Sizes that fit a dataset, with ``choices`` for the rest.
 
-        Twice as many id buckets as videos keep most ids apart; more rows would stay unused.
+        Twice as many id buckets as videos keep most ids apart in catalogues of up to 8,192; in
+        larger ones several videos share a bucket, and their features tell them apart.
         """
         buckets = {
             "id_buckets": min(16_384, 2 * manifest.num_videos),

@@ -123,12 +123,16 @@ def top_k(
         Where fewer than k are left, -1 and -inf.
 
     Raises:
-        ValueError: k is below 1.
+        ValueError: k is below 1, or ``exclude`` has another number of rows.
     """
     if k < 1:
         raise ValueError(f"expected to return at least 1 video, got k = {k}")
-    hidden = None if exclude is None else _Excluded(exclude)
     batch = len(queries)
+    if exclude is not None and (exclude.dim() != 2 or len(exclude) != batch):
+        raise ValueError(
+            f"expected exclude of shape ({batch}, any number), got {tuple(exclude.shape)}"
+        )
+    hidden = None if exclude is None else _Excluded(exclude)
     best = queries.new_full((batch, k), -torch.inf)
     videos = torch.full((batch, k), -1, dtype=torch.int64, device=queries.device)
     first = 0

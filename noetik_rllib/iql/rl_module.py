@@ -41,26 +41,30 @@ class DiscreteIQLTorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI
     q: nn.Module
     v: nn.Module
     target_q: nn.Module
+    #: Signs of the reward's components (S,), and which of them have a weight and which have none.
     signs: Tensor
+    weighted: Tensor
+    unweighted: Tensor
 
     def setup_reward(self) -> None:
         """Keep what the critics' outputs are; a subclass calls it in ``setup()``."""
         given = self.model_config.get(REWARD_KEY)
         self.reward = RewardDecomposition.model_validate(given) if given else RewardDecomposition()
-        self.register_buffer("signs", torch.tensor(self.reward.signs), persistent=False)
+        signs = torch.tensor(self.reward.signs)
+        self.register_buffer("signs", signs, persistent=False)
+        self.register_buffer("weighted", signs.nonzero().squeeze(1), persistent=False)
+        self.register_buffer("unweighted", (signs == 0).nonzero().squeeze(1), persistent=False)
 
     @abstractmethod
     def inputs(self, states: Tensor) -> tuple[Any, ...]:
         """Return what the networks read of a batch's observations."""
 
     @abstractmethod
-    def policy(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
-        """Return LOG_PROBS of the logged actions, and the interpretability term's two parts."""
+    def online(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Return LOG_PROBS, Q_VALUES and V_VALUES of logged actions, with gradients.
 
-    def values(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (2, B, S) of the actions and V (B, S), with gradients."""
-        inputs = self.inputs(states)
-        return self.q(*inputs, actions), self.v(*inputs)
+        And the interpretability term's two parts, where it has a weight.
+        """
 
     def make_target_networks(self) -> None:
         """Copy Q: only Q has a target. What it reads is an argument of its call, so is shared."""
@@ -122,11 +126,8 @@ class DiscreteIQLTorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI
         with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=half):
             with torch.no_grad():
                 next_v = self.v(*self.inputs(batch[Columns.NEXT_OBS]))
-            q, v = self.values(states, actions)
             out = {
-                **self.policy(states, actions),
-                Q_VALUES: q,
-                V_VALUES: v,
+                **self.online(states, actions),
                 NEXT_V_VALUES: next_v,
                 **self.forward_target(batch),
             }

@@ -183,7 +183,7 @@ class ShardIterator:
         By ``auto``, if all learners' rows take half of what is free here, where the others may be
         too; and always where streaming would hold more.
         """
-        if self.residency == "memory" or self.windows == 1:
+        if self.residency == "memory" or len(self._deal(0)) == 1:
             return True
         total = sum(file.rows for file in self.files) * self.form.row_bytes
         fits: bool = total <= _MEMORY_SHARE * estimate_available_memory()

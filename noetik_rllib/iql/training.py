@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +103,14 @@ def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
             f"no Ray cluster answers ({error}); if it asks for a token, as Ray 2.60 does by "
             "default, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
+    except Exception as error:
+        # Ray raises a plain Exception here (ray/_private/node.py).
+        if "timed out" not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start in time: this machine is too busy; try again, or set RAY_ADDRESS "
+            "to a cluster"
+        ) from None
     try:
         for name, needed in (("CPU", cpus), ("GPU", gpus)):
             here = ray.cluster_resources().get(name, 0)
@@ -150,7 +160,7 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
     checkpoint = (work / CHECKPOINT_NAME).resolve()
     if checkpoint.is_dir():
         rows = runs.read_progress(checkpoint)
-        algorithm: DiscreteIQL = DiscreteIQL.from_checkpoint(str(checkpoint))
+        algorithm = _restored(checkpoint)
     else:
         rows = []
         algorithm = algorithm_config(config).build_algo()
@@ -188,6 +198,22 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
         with suppress(OSError):
             Path(algorithm.logdir).rmdir()
+
+
+def _restored(checkpoint: Path) -> DiscreteIQL:
+    """Restore the algorithm of a checkpoint.
+
+    Raises:
+        UserError: a file of it is cut short or is missing.
+    """
+    try:
+        algorithm: DiscreteIQL = DiscreteIQL.from_checkpoint(str(checkpoint))
+    except (pickle.UnpicklingError, EOFError, FileNotFoundError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{checkpoint} is damaged ({reason}): train again with --overwrite"
+        ) from None
+    return algorithm
 
 
 def _rows_of_an_iteration(config: TrainConfig) -> int:

@@ -77,7 +77,8 @@ class Block(nn.Module):
 
         Args:
             x: (B, T, D).
-            mask: (B, 1, 1, T), False at empty slots.
+            mask: (B, 1, 1, T), False at empty slots; without ``attention`` it may also be numbers
+                to add to the scores.
             first_only: return the first token alone, (B, 1, D), with the same values: of the last
                 block nothing else is read, and 17 of 18 rows of its queries and MLP need no
                 computing.
@@ -102,11 +103,7 @@ class Block(nn.Module):
         else:
             # The fused kernel keeps its weights to itself.
             scores = by_head(q) @ by_head(k).transpose(-2, -1) / (size // self.heads) ** 0.5
-            if mask.dtype == torch.bool:
-                scores = scores.masked_fill(~mask, -torch.inf)
-            else:
-                scores = scores + mask
-            attention.append(scores.softmax(dim=-1))
+            attention.append(scores.masked_fill(~mask, -torch.inf).softmax(dim=-1))
             attended = attention[-1] @ by_head(v)
         # (B, heads, Q, D / heads) -> (B, Q, D)
         x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, size))

@@ -19,7 +19,9 @@ from noetik_rllib.iql.rl_module import (
     INSUFFICIENCY,
     LOG_PROBS,
     PRECISION_KEY,
+    Q_VALUES,
     REWARD_KEY,
+    V_VALUES,
     DiscreteIQLTorchRLModule,
 )
 from noetik_rllib.iql.settings import explain
@@ -88,21 +90,24 @@ class TransformerIQLTorchRLModule(DiscreteIQLTorchRLModule):
         """Return what the networks read: the catalogue's features and the states."""
         return self.features, states
 
-    def values(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (2, B, S) of the videos and V (B, S), with gradients."""
-        if self.q.encoder is not self.v.encoder:
-            return super().values(states, actions)
-        summary = self.v.encoder(self.features, states)
-        return self.q.from_summary(self.features, summary, actions), self.v.head(summary)
+    def online(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Return LOG_PROBS, Q_VALUES and V_VALUES of logged videos, with gradients.
 
-    def policy(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
-        """Return LOG_PROBS (B,) of the logged videos, and the interpretability term's parts."""
+        And the interpretability term's two parts, where it has a weight.
+        """
         actor, features = self.actor, self.features
         tokens = actor.encoder.embed(features, states)
         count = self.model_config.get(INTERPRETABILITY_KEY, 0)
         attention: list[Tensor] | None = [] if count else None
-        query = actor.query(actor.encoder.encode(tokens, attention))
+        summary = actor.encoder.encode(tokens, attention)
+        query = actor.query(summary)
         out = {LOG_PROBS: actor.log_prob(features, query, actions)}
+        if self.q.encoder is actor.encoder:
+            out[Q_VALUES] = self.q.from_summary(features, summary, actions)
+            out[V_VALUES] = self.v.head(summary)
+        else:
+            out[Q_VALUES] = self.q(features, states, actions)
+            out[V_VALUES] = self.v(features, states)
         if attention is not None:
             entropy, insufficiency = interpretability.penalties(
                 actor, tokens, query, attention, count

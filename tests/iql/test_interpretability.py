@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.interpretability import event_attention, most_attended, penalties
+from noetik_rllib.iql.interpretability import most_attended, penalties
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.transformer import attention_rollout
@@ -57,7 +59,51 @@ def test_attention_is_what_the_summary_was_made_with(
 
 
 def test_the_term_is_its_formula(networks: IQLNetworks, states: torch.Tensor) -> None:
-    """Fails if entropy is not 1 for even attention, or insufficiency counts attended events."""
+    """Fails if either part is another number than the formula's, state by state, in NumPy.
+
+    Attention is made uneven, so that it matters which events are kept; some states have too few.
+    """
+    actor, features = networks.actor, networks.features
+    layout, states = actor.encoder.layout, states.clone()
+    states[:20, layout.history].view(20, 16, 4)[:, 3:] = 0.0
+    for block in actor.encoder.blocks:
+        block.qkv.weight.data *= 4.0
+    with torch.no_grad():
+        tokens = actor.encoder.embed(features, states)
+        attention: list[torch.Tensor] = []
+        query = actor.query(actor.encoder.encode(tokens, attention))
+        got = [part.item() for part in penalties(actor, tokens, query, attention, 3)]
+        rollout = attention_rollout(attention).double().numpy()[:, 2:]
+        entropy, insufficiency = np.zeros(len(states)), np.zeros(len(states))
+        for row, present in enumerate(tokens.present.numpy()):
+            number = present.sum()
+            if number <= 3:
+                continue
+            alpha = rollout[row, present] / rollout[row, present].sum()
+            entropy[row] = -(alpha * np.log(alpha)).sum() / np.log(number)
+            kept = np.flatnonzero(present)[np.argsort(-alpha)[:3]]
+            # The state itself without the other events: no mask of the term's own.
+            few = torch.zeros_like(tokens.present[row : row + 1])
+            few[0, torch.from_numpy(kept)] = True
+            one = replace(
+                tokens,
+                user=tokens.user[row : row + 1],
+                events=tokens.events[row : row + 1],
+                context=tokens.context[row : row + 1],
+                present=few,
+            )
+            q, q_k = query[row], actor.query(actor.encoder.encode(one))[0]
+            insufficiency[row] = ((q - q_k) ** 2).sum() / (q**2).sum()
+    assert (entropy > 0).sum() == 40
+    assert np.ptp(entropy[entropy > 0]) > 0.01
+    assert got == pytest.approx([entropy.mean(), insufficiency.mean()], rel=1e-4)
+    assert most_attended(torch.tensor([[0.1, 0.5, 0.4]]), torch.ones(1, 3).bool(), 2).tolist() == [
+        [False, True, True]
+    ]
+
+
+def test_even_attention_has_an_entropy_of_one(networks: IQLNetworks, states: torch.Tensor) -> None:
+    """Fails if the entropy is not relative to the number of events."""
     actor, features = networks.actor, networks.features
     for block in actor.encoder.blocks:
         block.qkv.weight.data[:16] = 0.0  # no query: everything is attended alike
@@ -66,11 +112,9 @@ def test_the_term_is_its_formula(networks: IQLNetworks, states: torch.Tensor) ->
         tokens = actor.encoder.embed(features, states)
         attention: list[torch.Tensor] = []
         query = actor.query(actor.encoder.encode(tokens, attention))
-        entropy, insufficiency = penalties(actor, tokens, query, attention, 3)
-        assert entropy.item() == pytest.approx(1.0, abs=1e-4)
-        assert insufficiency.item() > 1e-4
-        alpha = event_attention(attention, tokens.present)
-        assert (most_attended(alpha, tokens.present, 3).sum(1) <= 3).all()
+        entropy, _ = penalties(actor, tokens, query, attention, 3)
+        many = (tokens.present.sum(1) > 3).float().mean()
+        assert entropy.item() == pytest.approx(many.item(), abs=1e-4)
         # Where all events are kept, nothing is missing, and no state counts.
         none = penalties(actor, tokens, query, attention, 16)
         assert [part.item() for part in none] == [0.0, 0.0]

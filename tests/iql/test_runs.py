@@ -18,6 +18,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
+from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, train, unfinished
 
 
@@ -263,6 +264,16 @@ def test_damage_is_named(run: Run, tmp_path: Path) -> None:
     (folder / "config.yaml").write_text("expectile: 2\n")
     with pytest.raises(UserError, match=r"config\.yaml is damaged: expectile is 2"):
         Run.open(folder)
+
+
+def test_a_cut_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    """Fails if resuming from a checkpoint that was cut short ends in a traceback of pickle's."""
+    folder = copy_of(run, tmp_path)
+    work = folder.rename(unfinished(folder))
+    (state,) = (work / "checkpoint" / "learner_group" / "learner").glob("state.*")
+    damage(state)
+    with pytest.raises(UserError, match="checkpoint is damaged .*--overwrite"):
+        train(settings_to_resume(folder), resume=True)
 
 
 def test_another_dataset_is_refused(run: Run, bandit_dataset: Path, tmp_path: Path) -> None:
