@@ -272,7 +272,7 @@ def test_a_cut_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
     work = folder.rename(unfinished(folder))
     (state,) = (work / "checkpoint" / "learner_group" / "learner").glob("state.*")
     damage(state)
-    with pytest.raises(UserError, match="checkpoint is damaged .*--overwrite"):
+    with pytest.raises(UserError, match=r"checkpoint is damaged .*--overwrite"):
         train(settings_to_resume(folder), resume=True)
 
 

@@ -199,8 +199,11 @@ def test_rows_that_fit_stay_in_memory(shard: ShardIterator) -> None:
     auto = replace(shard, residency="auto")
     assert auto.resident
     assert not shard.resident
-    large = RowFile("never opened", (10**12,))
+    large = RowFile("never opened", (10**12 // 2,) * 2)
     assert not replace(auto, files=(large,), stop=10**12).resident
+    # Of one row group, streaming would hold it twice: the one that is drawn from, and the next.
+    one = RowFile("never opened", (10**12,))
+    assert replace(shard, files=(one,), stop=10**12).resident
     assert replace(auto, files=(large,), stop=10**12, residency="memory").resident
     # Streaming one window would hold it twice.
     assert replace(shard, window_rows=shard.rows).resident
