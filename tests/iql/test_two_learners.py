@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -73,12 +76,28 @@ def with_an_effect(name: str, value: np.ndarray) -> np.ndarray:
     return np.concatenate([query, values])
 
 
-def test_two_learners_are_one_with_both_batches(tiny_config: DiscreteIQLConfig) -> None:
+def test_two_learners_are_one_with_both_batches(
+    tiny_config: DiscreteIQLConfig, tiny_dataset: Path, tmp_path: Path
+) -> None:
     """Fails if gradients are summed for averaged, rows are drawn twice, or learners drift apart.
 
     Ten steps, over the end of a window that is streamed.
     """
-    tiny_config.training(data_residency="stream", data_window_mb=1)
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_dataset, cut, ignore=shutil.ignore_patterns("train"))
+    (cut / "train").mkdir()
+    table = pq.read_table(tiny_dataset / "train")
+    pq.write_table(table, cut / "train" / "part-00000.parquet", row_group_size=50)
+    tiny_config.offline_data(input_=[str(cut / "train")])
+    rows = 73  # no divisor of a window's: a batch reaches over its end
+    tiny_config.training(
+        data_residency="stream", data_window_mb=1, train_batch_size_per_learner=rows
+    )
+    for shard in ColumnarOfflineData(tiny_config).sample(rows, num_shards=2):
+        first, *others = shard._deal(0)
+        assert others
+        assert not shard.resident
+        assert sum(shard.spans[place].rows for place in first) < 10 * rows
     two = tiny_config.copy(copy_frozen=False).learners(num_learners=2)
     first, second = trained(two)
     assert first.keys() == second.keys()
@@ -87,7 +106,7 @@ def test_two_learners_are_one_with_both_batches(tiny_config: DiscreteIQLConfig) 
 
     one = tiny_config.copy(copy_frozen=False)
     one.offline_data(offline_data_class=BothShardsData)
-    one.training(train_batch_size_per_learner=2 * one.train_batch_size_per_learner)
+    one.training(train_batch_size_per_learner=2 * rows)
     (alone,) = trained(one)
     for name, value in alone.items():
         got, expected = with_an_effect(name, first[name]), with_an_effect(name, value)
