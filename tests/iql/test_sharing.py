@@ -64,6 +64,23 @@ def check_groups(algorithm: Algorithm, share: str) -> None:
     }[share]
 
 
+def check_values(algorithm: Algorithm, states: torch.Tensor) -> None:
+    """The critics' losses reach the encoder, also where one pass of it serves both."""
+    module, actions = module_of(algorithm), torch.arange(len(states))
+    inputs = module.inputs(states)
+    apart = module.q(*inputs, actions), module.v(*inputs)
+    networks = (module.q, module.v)
+    for got, alone, network in zip(module.values(states, actions), apart, networks, strict=True):
+        weights = list(network.encoder.parameters())
+        gradients = (
+            torch.autograd.grad(
+                values.square().sum(), weights, retain_graph=True, materialize_grads=True
+            )
+            for values in (got, alone)
+        )
+        torch.testing.assert_close(*gradients)
+
+
 def check_moments(algorithm: Algorithm) -> None:
     """Adam's second moment is 0 only where every gradient so far was.
 
@@ -132,6 +149,7 @@ def test_what_is_shared_is_trained_and_restored(
             pairs = zip(start[name], group, strict=True)
             assert not any(torch.equal(before, after) for before, after in pairs), name
         check_moments(algorithm)
+        check_values(algorithm, states)
         check_actor(algorithm, states)
         unbroken = copied(module)
     finally:
