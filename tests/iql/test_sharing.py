@@ -14,6 +14,7 @@ from ray.rllib.core.columns import Columns
 from torch import nn
 
 from noetik_rllib.iql.config import DiscreteIQLConfig
+from noetik_rllib.iql.rl_module import Q_VALUES, V_VALUES
 from noetik_rllib.offline.dataset import OfflineDataset
 from tests.iql.conftest import TINY_NETWORK
 
@@ -69,8 +70,9 @@ def check_values(algorithm: Algorithm, states: torch.Tensor) -> None:
     module, actions = module_of(algorithm), torch.arange(len(states))
     inputs = module.inputs(states)
     apart = module.q(*inputs, actions), module.v(*inputs)
-    networks = (module.q, module.v)
-    for got, alone, network in zip(module.values(states, actions), apart, networks, strict=True):
+    online = module.online(states, actions)
+    together = online[Q_VALUES], online[V_VALUES]
+    for got, alone, network in zip(together, apart, (module.q, module.v), strict=True):
         weights = list(network.encoder.parameters())
         gradients = (
             torch.autograd.grad(
