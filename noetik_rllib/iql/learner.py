@@ -157,23 +157,22 @@ class DiscreteIQLTorchLearner(TorchLearner):
             )
             return losses.q_loss(q_, target_), losses.expectile_loss(target_q_, v_, asymmetry)
 
-        weighted = [place for place, weight in enumerate(module.reward.weights) if weight]
         q_loss, v_loss = critics(module.weighted)
         actor_loss = losses.actor_loss(fwd_out[LOG_PROBS], weights)
         loss = actor_loss + q_loss + v_loss
-        q_total, v_total = losses.total(q, signs), losses.total(v, signs)
         values = {
             "actor_loss": actor_loss,
             "q_loss": q_loss,
             "v_loss": v_loss,
-            "q_mean": q_total.mean(),
-            "v_mean": v_total.mean(),
+            "q_mean": losses.total(q, signs).mean(),
+            "v_mean": losses.total(v, signs).mean(),
             "advantage_mean": advantage.mean(),
             "advantage_std": advantage.std(correction=0),
             "capped_weight_share": (weights >= config.max_weight).float().mean(),
             "effective_sample_size": losses.effective_sample_size(weights),
             "log_prob_mean": fwd_out[LOG_PROBS].mean(),
         }
+        weighted = module.reward.weighted
         if len(weighted) > 1:
             parts = {"q": q, "v": v, "advantage": target_q - v}
             for part, components in parts.items():

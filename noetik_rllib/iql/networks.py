@@ -137,7 +137,7 @@ class QNetwork(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
-        self.heads = nn.ModuleList(SignalHead(3 * size, 2 * size, reward.signs) for _ in range(2))
+        self.heads = nn.ModuleList(SignalHead(3 * size, 2 * size, reward) for _ in range(2))
 
     def from_summary(self, features: VideoFeatures, summary: Tensor, videos: Tensor) -> Tensor:
         """Q values (2, B, S) of the videos (B,) int64, from summaries of the states (B, D)."""
@@ -162,7 +162,7 @@ class VNetwork(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
-        self.head = SignalHead(size, 2 * size, reward.signs)
+        self.head = SignalHead(size, 2 * size, reward)
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """V (B, S) of states (B, state size)."""

@@ -81,6 +81,16 @@ class RewardDecomposition(BaseModel):
         """Sign of each component in the reward: 1, -1, or 0 where the signal has no weight."""
         return tuple(float(np.sign(weight)) for weight in self.weights)
 
+    @property
+    def weighted(self) -> list[int]:
+        """Places of the components that have a weight in the reward."""
+        return [place for place, sign in enumerate(self.signs) if sign]
+
+    @property
+    def unweighted(self) -> list[int]:
+        """Places of the others, whose values are learnt as probes."""
+        return [place for place, sign in enumerate(self.signs) if not sign]
+
     def components(self, signals: np.ndarray) -> np.ndarray:
         """Return the components (N, S) float32 of N rows' signals (N, S)."""
         # In double precision: the manifest's moments are, and a test holds the two equal to 1e-6.

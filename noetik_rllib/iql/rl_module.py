@@ -50,10 +50,10 @@ class DiscreteIQLTorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI
         """Keep what the critics' outputs are; a subclass calls it in ``setup()``."""
         given = self.model_config.get(REWARD_KEY)
         self.reward = RewardDecomposition.model_validate(given) if given else RewardDecomposition()
-        signs = torch.tensor(self.reward.signs)
-        self.register_buffer("signs", signs, persistent=False)
-        self.register_buffer("weighted", signs.nonzero().squeeze(1), persistent=False)
-        self.register_buffer("unweighted", (signs == 0).nonzero().squeeze(1), persistent=False)
+        self.register_buffer("signs", torch.tensor(self.reward.signs), persistent=False)
+        for name in ("weighted", "unweighted"):
+            places = torch.tensor(getattr(self.reward, name), dtype=torch.int64)
+            self.register_buffer(name, places, persistent=False)
 
     @abstractmethod
     def inputs(self, states: Tensor) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from noetik_rllib.iql.reward import RewardDecomposition
+
 
 class SignalHead(nn.Module):
     """A hidden layer and S outputs, of which those without weight in the reward are probes.
@@ -15,16 +17,15 @@ class SignalHead(nn.Module):
     Args:
         inputs: size of what it reads.
         hidden: size of the hidden layer.
-        signs: of the components in the reward, S numbers; 0 makes a probe.
+        reward: what the outputs are; those without weight are probes.
     """
 
     order: Tensor
 
-    def __init__(self, inputs: int, hidden: int, signs: tuple[float, ...]) -> None:
+    def __init__(self, inputs: int, hidden: int, reward: RewardDecomposition) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU())
-        weighted = [place for place, sign in enumerate(signs) if sign]
-        probes = [place for place, sign in enumerate(signs) if not sign]
+        weighted, probes = reward.weighted, reward.unweighted
         self.weighted = nn.Linear(hidden, len(weighted))
         self.probe = nn.Linear(hidden, len(probes)) if probes else None
         # Where output k stands among the weighted ones and the probes behind them.

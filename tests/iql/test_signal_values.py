@@ -100,7 +100,10 @@ def test_components_add_up_to_the_reward(tiny_dataset: Path) -> None:
 def test_a_probe_sends_no_gradient_back() -> None:
     """Fails if a signal without weight shapes the features that the others are read from."""
     torch.manual_seed(0)
-    head = SignalHead(4, 8, (1.0, 0.0, -1.0))
+    reward = RewardDecomposition(
+        names=("click", "like", "hate"), weights=(2.0, 0.0, -3.0), means=(0,) * 3, units=(1,) * 3
+    )
+    head = SignalHead(4, 8, reward)
     x = torch.randn(5, 4, requires_grad=True)
     values = head(x)
     hidden = head.hidden(x)
