@@ -31,7 +31,7 @@ from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
-from noetik_rllib.evaluation.policies import Policy, PopularityPolicy, RandomPolicy
+from noetik_rllib.evaluation.policies import Policy, RandomPolicy, popularity
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
@@ -120,7 +120,7 @@ def policies(dataset: OfflineDataset, model: ResponseModel, seed: int) -> list[P
         RandomPolicy(n, seed),
         FixedPolicy("worst by logged reward", -rate),
         FixedPolicy("best by logged reward", rate),
-        PopularityPolicy(dataset),
+        popularity(dataset),
         FixedPolicy("longest videos", dataset.catalog.duration_ms),
         SameTagsPolicy(dataset),
         greedy("likes alone", RewardWeights(click=0, watch_ratio=0, like=1)),

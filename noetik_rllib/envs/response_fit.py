@@ -138,12 +138,13 @@ def remark_on_exposure(record: FitRecord) -> str | None:
 
 def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Read the rows to fit on: the part's, and its users' random exposures before the split."""
-    columns = ("user_id", "obs", "actions", "time_ms", *SIGNALS)
+    columns = ("user_id", "obs", "actions", "time_ms", "propensity", *SIGNALS)
     users, counts = np.unique(dataset.load(part, ("user_id",))["user_id"], return_counts=True)
     order = rng.permutation(len(users))
     users = users[order[np.cumsum(counts[order]) <= MAX_ROWS]]
     raw = load_rows(dataset, part, columns, users=users)
-    raw["uniform"] = np.zeros(len(raw["user_id"]), dtype=np.float32)
+    # Where training has random exposures too (--random-in-train), their propensity is known.
+    raw["uniform"] = (~np.isnan(raw.pop("propensity"))).astype(np.float32)
     if not dataset.manifest.parts["random"].rows:
         return raw
     random = load_rows(dataset, "random", columns, users=users)
@@ -151,6 +152,7 @@ def _load(dataset: OfflineDataset, part: str, rng: np.random.Generator) -> dict[
     if early.sum() < MIN_UNIFORM_ROWS:
         return raw
     random["uniform"] = np.ones(len(early), dtype=np.float32)
+    random.pop("propensity")
     return {name: np.concatenate([raw[name], random[name][early]]) for name in raw}
 
 

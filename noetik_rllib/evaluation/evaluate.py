@@ -15,7 +15,7 @@ from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.cloning import CloningConfig, behaviour_cloning
 from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
-from noetik_rllib.evaluation.policies import ActorPolicy, Policy, PopularityPolicy, RandomPolicy
+from noetik_rllib.evaluation.policies import ActorPolicy, Policy, RandomPolicy, popularity
 from noetik_rllib.evaluation.result import METRICS, EvaluationResult, Interval, Judge
 from noetik_rllib.evaluation.sessions import SessionLog, SessionStarts, run_sessions
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -179,7 +179,7 @@ def evaluate(
     policies: list[Policy] = [
         ActorPolicy.of(networks),
         cloned,
-        PopularityPolicy(dataset),
+        popularity(dataset),
         RandomPolicy(dataset.manifest.num_videos, seed),
     ]
     result = compare(

@@ -37,15 +37,62 @@ def bootstrap_by_user(values: np.ndarray, seed: int, repetitions: int = REPETITI
     Raises:
         ValueError: there is no user.
     """
+    means = resampled_means(values, seed, repetitions)
+    return percentile(values.mean(axis=0, dtype=np.float64), means)
+
+
+def bootstrap_ratio(
+    sums: np.ndarray, counts: np.ndarray, seed: int, repetitions: int = REPETITIONS
+) -> Intervals:
+    """Percentile bootstrap by user of a mean over rows, of which users have different numbers.
+
+    Args:
+        sums: sum over each user's rows, (U, ...).
+        counts: number of rows of each user, or the sum of their weights; of ``sums``' shape, or
+            with 1 where the same count holds along an axis. Users without rows change nothing.
+        seed: of the resampling.
+        repetitions: number of resamples. Those without any row, possible where few users have one,
+            are left out.
+
+    Raises:
+        ValueError: there is no user, or no row.
+    """
+    if not counts.any():
+        raise ValueError("an interval needs at least one row")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = resampled_means(sums, seed, repetitions) / resampled_means(
+            counts, seed, repetitions
+        )
+        return percentile(sums.sum(axis=0) / counts.sum(axis=0), resampled)
+
+
+def resampled_means(values: np.ndarray, seed: int, repetitions: int = REPETITIONS) -> np.ndarray:
+    """Means over users in resamples of the users, (repetitions, ...).
+
+    The same seed and number of users draw the same users, so anything computed from the means of
+    several arrays, resample by resample, is a bootstrap of it.
+
+    Args:
+        values: one row per user, (U, ...).
+        seed: of the resampling.
+        repetitions: number of resamples.
+
+    Raises:
+        ValueError: there is no user.
+    """
     users = len(values)
     if not users:
         raise ValueError("an interval needs at least one user")
     flat = values.reshape(users, -1).astype(np.float64)  # (U, M)
     means = np.concatenate([w @ flat for w in _weights(users, seed, repetitions)])  # (R, M)
+    return means.reshape(repetitions, *values.shape[1:])
+
+
+def percentile(mean: np.ndarray, resampled: np.ndarray) -> Intervals:
+    """Intervals around ``mean`` (...) from resamples (repetitions, ...); NaN are left out."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    shape = values.shape[1:]
-    return Intervals(flat.mean(0).reshape(shape), low.reshape(shape), high.reshape(shape))
+    low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
+    return Intervals(mean, low, high)
 
 
 def _weights(users: int, seed: int, repetitions: int) -> Iterator[np.ndarray]:
