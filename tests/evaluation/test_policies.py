@@ -14,12 +14,19 @@ from safetensors.torch import load_file, save_file
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.cloning import CACHE, CloningConfig, behaviour_cloning
-from noetik_rllib.evaluation.policies import ActorPolicy, PopularityPolicy, RandomPolicy
+from noetik_rllib.evaluation.policies import (
+    ActorPolicy,
+    Policy,
+    RandomPolicy,
+    ScoringPolicy,
+    popularity,
+)
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from tests.envs.planted import Planted
 
+USERS = np.zeros(30, dtype=np.int64)
 EFFORT = CloningConfig(steps=12, batch_size=64, learning_rate=1e-3)
 
 
@@ -42,24 +49,33 @@ def test_popularity_counts_clicks_in_train(dataset: OfflineDataset, states: np.n
     """The baseline would know the test part, or prefer what was shown to what was clicked."""
     rows = dataset.load("train", ("actions", "click"))
     clicks = [rows["click"][rows["actions"] == v].sum() for v in range(dataset.manifest.num_videos)]
-    scores = PopularityPolicy(dataset).score(states)
+    scores = popularity(dataset).score_all(states, USERS)
     assert scores.shape == (30, dataset.manifest.num_videos)
     np.testing.assert_array_equal(scores[0], np.array(clicks))
     assert (scores == scores[0]).all()
     scores[0] = -1  # the caller may change what it is given
-    assert PopularityPolicy(dataset).score(states)[0, 0] >= 0
+    assert popularity(dataset).score_all(states, USERS)[0, 0] >= 0
 
 
-def test_chance_is_uniform_and_seeded(states: np.ndarray) -> None:
+def test_chance_is_uniform_and_seeded() -> None:
     """Chance would favour a video: 20,000 first choices among 5, each within 4.5 standard errors of
     a fifth (error below 1e-4).
     """
-    first = RandomPolicy(5, seed=1).score(np.zeros((20_000, 128), dtype=np.float32))
+    many, users = np.zeros((20_000, 128), dtype=np.float32), np.zeros(20_000, dtype=np.int64)
+    first = RandomPolicy(5, seed=1).score_all(many, users)
     share = np.bincount(first.argmax(1), minlength=5) / 20_000
     np.testing.assert_allclose(share, 0.2, atol=4.5 * np.sqrt(0.2 * 0.8 / 20_000))
     again = RandomPolicy(5, seed=1)
-    np.testing.assert_array_equal(again.score(np.zeros((20_000, 128), dtype=np.float32)), first)
-    assert (RandomPolicy(5, seed=2).score(states) != RandomPolicy(5, seed=1).score(states)).any()
+    np.testing.assert_array_equal(again.score_all(many, users), first)
+    other = RandomPolicy(5, seed=2).score_all(many, users)
+    assert (other != first).any()
+
+
+def logits_of(policy: Policy, states: np.ndarray, num_videos: int) -> np.ndarray:
+    """Every video's score in every state, (B, N), pair by pair."""
+    users = np.zeros(len(states), dtype=np.int64)
+    columns = [policy.score(states, users, np.full(len(states), v)) for v in range(num_videos)]
+    return np.stack(columns, axis=1)
 
 
 def test_actor_scores_are_its_logits(
@@ -68,14 +84,46 @@ def test_actor_scores_are_its_logits(
     states: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Another policy than the trained one would be judged, or another one per batch size."""
+    """Another policy than the trained one would be judged, or another one per batch size; or one
+    that shows a video twice.
+    """
     networks = IQLNetworks(sizes, dataset.catalog).eval()
     with torch.no_grad():
         expected = networks.actor(networks.features, torch.tensor(states)).numpy()
+    num_videos = expected.shape[1]
+    order = np.argsort(-expected, axis=1)
     policy = ActorPolicy.of(networks)
-    np.testing.assert_allclose(policy.score(states), expected, rtol=1e-6)
-    monkeypatch.setattr("noetik_rllib.evaluation.policies.ACTOR_CHUNK", 7)
-    np.testing.assert_allclose(policy.score(states), expected, rtol=1e-4, atol=1e-6)
+    for chunk in (2_048, 7):
+        monkeypatch.setattr("noetik_rllib.evaluation.policies.ACTOR_CHUNK", chunk)
+        logits = logits_of(policy, states, num_videos)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(policy.top_k(states, USERS, 4), order[:, :4])
+        np.testing.assert_array_equal(
+            policy.recommend(states, USERS, np.empty((30, 0), np.int64)), order[:, 0]
+        )
+        np.testing.assert_array_equal(policy.recommend(states, USERS, order[:, :3]), order[:, 3])
+
+
+def test_policies_that_score_everything_agree_with_themselves(
+    states: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is shown would not be what is scored highest, or depend on how much fits in memory;
+    equal scores would go to another video than the first.
+    """
+    scores = np.random.default_rng(0).integers(4, size=(30, 9)).astype(np.float32)
+
+    class Table(ScoringPolicy):
+        def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
+            return scores[user_id]
+
+    users, policy = np.arange(30), Table("table", 9)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    videos = np.arange(30) % 9
+    for limit in (20_000_000, 9 * 7):
+        monkeypatch.setattr("noetik_rllib.evaluation.policies.SCORES_AT_A_TIME", limit)
+        np.testing.assert_array_equal(policy.top_k(states, users, 5), order[:, :5])
+        np.testing.assert_array_equal(policy.recommend(states, users, order[:, :2]), order[:, 2])
+        np.testing.assert_array_equal(policy.score(states, users, videos), scores[users, videos])
 
 
 def test_diverged_policy_is_named(
@@ -86,7 +134,21 @@ def test_diverged_policy_is_named(
     with torch.no_grad():
         networks.actor.query.weight[0, 0] = torch.nan
     with pytest.raises(UserError, match="'iql' gives scores that are not numbers"):
-        ActorPolicy.of(networks).score(states)
+        ActorPolicy.of(networks).score(states, USERS, USERS)
+    with pytest.raises(UserError, match="'iql' gives scores that are not numbers"):
+        ActorPolicy.of(networks).top_k(states, USERS, 2)
+
+
+def clone_logits(
+    states: np.ndarray,
+    dataset: OfflineDataset,
+    sizes: NetworkConfig,
+    effort: CloningConfig,
+    run: Path,
+) -> np.ndarray:
+    """Logits of the cloned policy, (B, N)."""
+    policy = behaviour_cloning(dataset, sizes, effort, run)
+    return logits_of(policy, states, dataset.manifest.num_videos)
 
 
 def test_cloning_learns_the_log(world: Planted, tmp_path: Path) -> None:
@@ -101,7 +163,9 @@ def test_cloning_learns_the_log(world: Planted, tmp_path: Path) -> None:
     effort = CloningConfig(steps=150, batch_size=128, learning_rate=3e-3)
     shares: list[float] = []
     policy = behaviour_cloning(world.dataset, sizes, effort, tmp_path, shares.append)
-    loss = torch.nn.functional.cross_entropy(torch.tensor(policy.score(rows["obs"])), videos)
+    loss = torch.nn.functional.cross_entropy(
+        torch.tensor(logits_of(policy, rows["obs"], 60)), videos
+    )
     popularity = torch.tensor(np.log((np.bincount(train, minlength=60) + 1) / (len(train) + 60)))
     assert loss < -popularity[videos].mean() - 0.1
     assert shares == sorted(shares)
@@ -112,21 +176,19 @@ def test_clone_is_kept_and_is_the_same(
     dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
 ) -> None:
     """Every evaluation would train it again, or compare with another baseline each time."""
-    first = behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states)
+    first = clone_logits(states, dataset, sizes, EFFORT, tmp_path)
     file = tmp_path / CACHE
     whole = file.read_bytes()
-    np.testing.assert_array_equal(
-        behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states), first
-    )
+    np.testing.assert_array_equal(clone_logits(states, dataset, sizes, EFFORT, tmp_path), first)
     assert file.read_bytes() == whole
     # It is the file that is used: with other weights under the same key, other scores.
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     weights = {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}
     save_file(weights, file, metadata=metadata)
-    assert not behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states).any()
+    assert not clone_logits(states, dataset, sizes, EFFORT, tmp_path).any()
     # Trained again elsewhere, it is the same again.
-    elsewhere = behaviour_cloning(dataset, sizes, EFFORT, tmp_path / "other").score(states)
+    elsewhere = clone_logits(states, dataset, sizes, EFFORT, tmp_path / "other")
     np.testing.assert_array_equal(elsewhere, first)
 
 
@@ -135,12 +197,12 @@ def test_clone_is_never_stale(
 ) -> None:
     """A run trained anew, on other data or for longer, would be compared with its old baseline."""
     run = tmp_path / "run"
-    first = behaviour_cloning(dataset, sizes, EFFORT, run).score(states)
+    first = clone_logits(states, dataset, sizes, EFFORT, run)
     for change in ({"steps": 13}, {"batch_size": 65}, {"learning_rate": 2e-3}, {"seed": 1}):
         effort = EFFORT.model_copy(update=change)
-        assert (behaviour_cloning(dataset, sizes, effort, run).score(states) != first).any(), change
+        assert (clone_logits(states, dataset, sizes, effort, run) != first).any(), change
     wider = sizes.model_copy(update={"embedding_size": 24})
-    assert (behaviour_cloning(dataset, wider, EFFORT, run).score(states) != first).any()
+    assert (clone_logits(states, dataset, wider, EFFORT, run) != first).any()
 
     shutil.copytree(dataset.directory, tmp_path / "dataset")
     manifest = tmp_path / "dataset" / "manifest.json"
@@ -154,12 +216,10 @@ def test_damaged_clone_is_trained_again(
     dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
 ) -> None:
     """A process killed long ago would make every evaluation fail."""
-    first = behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states)
+    first = clone_logits(states, dataset, sizes, EFFORT, tmp_path)
     file = tmp_path / CACHE
     file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(
-        behaviour_cloning(dataset, sizes, EFFORT, tmp_path).score(states), first
-    )
+    np.testing.assert_array_equal(clone_logits(states, dataset, sizes, EFFORT, tmp_path), first)
 
 
 def test_schedule_of_step_sizes_is_the_runs() -> None:

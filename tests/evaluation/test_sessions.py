@@ -11,7 +11,12 @@ from noetik_rllib.envs.simulator import FittedUsers, Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluate import Course, compare, prepare_course
-from noetik_rllib.evaluation.policies import Policy, RandomPolicy
+from noetik_rllib.evaluation.policies import (
+    FixedPolicy,
+    Policy,
+    RandomPolicy,
+    ScoringPolicy,
+)
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from tests.envs.planted import Planted
 
@@ -21,30 +26,20 @@ def course(world: Planted) -> Course:
     return prepare_course(world.dataset, users=50, sessions_per_user=2)
 
 
-class Constant:
+def constant(scores: np.ndarray) -> FixedPolicy:
     """The same scores in every state."""
-
-    def __init__(self, scores: np.ndarray, name: str = "constant") -> None:
-        self.name = name
-        self._scores = scores.astype(np.float32)
-
-    def score(self, states: np.ndarray) -> np.ndarray:
-        return np.tile(self._scores, (len(states), 1))
+    return FixedPolicy("constant", scores)
 
 
-class Taste:
+class Taste(ScoringPolicy):
     """Knows the users' true tastes, and follows them (sign 1) or flouts them (sign -1)."""
 
-    def __init__(self, world: Planted, starts: SessionStarts, sign: int, name: str) -> None:
-        self.name = name
-        # States of a session keep the user's features, which tell the users apart here.
-        self._features = starts.states[:, :32]
-        self._taste = sign * world.taste(starts.user_id).astype(np.float32)
+    def __init__(self, world: Planted, sign: int, name: str) -> None:
+        super().__init__(name, 60)
+        self._world, self._sign = world, sign
 
-    def score(self, states: np.ndarray) -> np.ndarray:
-        same = (states[:, None, :32] == self._features).all(-1)
-        assert same.any(1).all()
-        return self._taste[same.argmax(1)]
+    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
+        return self._sign * self._world.taste(user_id).astype(np.float32)
 
 
 def play(course: Course, policy: Policy, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +50,7 @@ def play(course: Course, policy: Policy, seed: int = 0) -> tuple[np.ndarray, np.
 def test_no_video_twice_and_the_best_first(course: Course) -> None:
     """A policy would collect one video's reward ten times, or not be greedy."""
     scores = np.random.default_rng(0).random(60)
-    videos, signals = play(course, Constant(scores))
+    videos, signals = play(course, constant(scores))
     assert videos.shape == (100, 10)
     assert signals.shape == (100, 10, 9)
     np.testing.assert_array_equal(videos, np.tile(np.argsort(-scores)[:10], (100, 1)))
@@ -65,17 +60,17 @@ def test_all_policies_have_the_same_luck(course: Course) -> None:
     """A lucky draw would be taken for a better policy: two that show the same videos must get the
     same answers, and another seed others.
     """
-    one, other = play(course, Constant(np.arange(60))), play(course, Constant(np.arange(60) * 2.0))
+    one, other = play(course, constant(np.arange(60))), play(course, constant(np.arange(60) * 2.0))
     np.testing.assert_array_equal(one[1], other[1])
-    assert (play(course, Constant(np.arange(60)), seed=1)[1] != one[1]).any()
+    assert (play(course, constant(np.arange(60)), seed=1)[1] != one[1]).any()
 
 
 def test_chunks_change_nothing(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result would depend on how much memory is used."""
     scores = np.random.default_rng(1).random(60)
-    whole = play(course, Constant(scores))
-    monkeypatch.setattr("noetik_rllib.evaluation.sessions.SCORES_AT_A_TIME", 60 * 7)
-    parts = play(course, Constant(scores))
+    whole = play(course, constant(scores))
+    monkeypatch.setattr("noetik_rllib.evaluation.sessions.CHUNK", 7)
+    parts = play(course, constant(scores))
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_array_equal(whole[1], parts[1])
 
@@ -114,14 +109,14 @@ def test_better_policies_score_better(course: Course, world: Planted) -> None:
     """
     starts = course.starts
     policies = [
-        Taste(world, starts, 1, "follows"),
+        Taste(world, 1, "follows"),
         RandomPolicy(60, seed=0),
-        Taste(world, starts, -1, "flouts"),
+        Taste(world, -1, "flouts"),
     ]
     result = compare(policies, course)
     truth = []
     for policy in policies:
-        shown = policy.score(starts.states).argmax(1)
+        shown = policy.top_k(starts.states, starts.user_id, 1)[:, 0]
         truth.append(world.click(starts.user_id, shown, starts.states).mean())
     assert truth[0] > truth[1] + 0.2 > truth[2] + 0.2
     clicks = [result.policies[policy.name]["click"].mean for policy in policies]
@@ -136,7 +131,7 @@ def test_better_policies_score_better(course: Course, world: Planted) -> None:
 
 def test_result_adds_up(course: Course) -> None:
     """A figure of the table would not be the mean of what happened in the sessions."""
-    policy = Constant(np.random.default_rng(2).random(60))
+    policy = constant(np.random.default_rng(2).random(60))
     result = compare([policy], course)
     videos, signals = play(course, policy)
     metrics = result.policies["constant"]
@@ -156,7 +151,7 @@ def test_progress_reaches_the_end(course: Course) -> None:
     """A bar would stand still, run backwards or never fill."""
     seen: list[tuple[str, float]] = []
     compare(
-        [Constant(np.arange(60)), RandomPolicy(60)],
+        [constant(np.arange(60)), RandomPolicy(60)],
         course,
         lambda doing, share: seen.append((doing, share)),
     )
@@ -169,7 +164,7 @@ def test_progress_reaches_the_end(course: Course) -> None:
 def test_a_catalogue_too_small_is_refused(course: Course) -> None:
     """A session would have to show a video twice without saying so."""
     with pytest.raises(UserError, match="60 videos: a session of 61 steps"):
-        run_sessions(Constant(np.arange(60)), course.simulator, course.starts, steps=61, seed=0)
+        run_sessions(constant(np.arange(60)), course.simulator, course.starts, steps=61, seed=0)
 
 
 def test_many_sessions_of_few_starts_take_turns(world: Planted) -> None:
