@@ -54,17 +54,15 @@ def main(*, world: Path, data: Path, seeds: int, sessions: int, as_json: bool) -
     seconds: dict[str, list[float]] = {name: [] for name in CHOICES}
     with connected_ray(), tempfile.TemporaryDirectory() as folder, progress_bar("share") as update:
         for seed in range(seeds):
-            starts = SessionStarts.draw(found, len(held_out), sessions, seed)
+            starts = SessionStarts.draw(found, len(held_out), range(seed, seed + sessions))
             # In turn, so that a change of the machine's speed meets all of them.
             for place, name in enumerate(CHOICES):
                 update(f"{name}, seed {seed}", (seed + place / len(CHOICES)) / seeds)
                 settings = DEMO_SETTINGS | {"share": name, "seed": seed, "data": data}
                 config = TrainConfig.parse(settings | {"out": Path(folder) / f"{name}-{seed}"})
                 finished = train(config)
-                log = run_sessions(
-                    ActorPolicy.of(finished.networks()), truth, starts, steps=10, seed=seed
-                )
-                rewards[name].append(float((log.by_user(sessions) @ REWARD).mean()))
+                log = run_sessions(ActorPolicy.of(finished.networks()), truth, starts, steps=10)
+                rewards[name].append(float((log.by_user() @ REWARD).mean()))
                 steps = config.iterations * config.steps_per_iteration
                 seconds[name].append(finished.progress()[-1]["seconds"] / steps)
     if as_json:

@@ -136,8 +136,8 @@ def values(
     """Return each policy's mean reward per video and user, (U,)."""
     result = {}
     for policy in chosen:
-        log = run_sessions(policy, simulator, starts, steps=10, seed=seed)
-        result[policy.name] = log.by_user(starts.sessions_per_user) @ REWARD.as_array()
+        log = run_sessions(policy, simulator, starts, steps=10)
+        result[policy.name] = log.by_user() @ REWARD.as_array()
     return result
 
 
@@ -178,7 +178,9 @@ def main(
         update("fitting the evaluation simulator", 0.4)
         judge = fit_response_model(dataset, "judge", seed=seed)
         held_out = dataset.users.user_id[dataset.users.held_out]
-        starts = SessionStarts.draw(load_starts(dataset, "test", held_out), users, sessions, seed)
+        starts = SessionStarts.draw(
+            load_starts(dataset, "test", held_out), users, range(seed, seed + sessions)
+        )
         answering = {
             "training": Simulator.for_dataset(dataset, trained),
             "evaluation": Simulator.for_dataset(dataset, judge),

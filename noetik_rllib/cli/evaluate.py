@@ -25,10 +25,16 @@ _LABELS = {"iql": "IQL (this run)"}
 @click.option(
     "--users", type=int, default=1_000, show_default=True, help="The most held-out users."
 )
-@click.option("--sessions", type=int, default=2, show_default=True, help="Sessions of each user.")
+@click.option(
+    "--seeds",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Sessions of each user, with the seeds SEED, SEED + 1 ...",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of metrics.json.")
-def evaluate(run: Path, users: int, sessions: int, seed: int, as_json: bool) -> None:
+def evaluate(run: Path, users: int, seeds: int, seed: int, as_json: bool) -> None:
     """Compare a run's policy with behaviour cloning, popularity and chance.
 
     Users held out from training are simulated by a model that was fitted on them alone. Writes
@@ -39,9 +45,7 @@ def evaluate(run: Path, users: int, sessions: int, seed: int, as_json: bool) -> 
 
     opened = Run.open(run)
     with progress_bar("evaluate") as update:
-        result = evaluate_run(
-            opened, users=users, sessions_per_user=sessions, seed=seed, progress=update
-        )
+        result = evaluate_run(opened, users=users, seeds=seeds, seed=seed, progress=update)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
         return
@@ -56,14 +60,14 @@ def comparison(result: EvaluationResult) -> Table:
     for _, heading in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("videos", justify="right", no_wrap=True)
-    for name, metrics in result.policies.items():
+    for name, metrics in result.sessions.policies.items():
         table.add_row(
             label(name),
             *(_interval(metrics[metric]) for metric, _ in _COLUMNS),
-            f"{result.distinct_videos[name]:,}",
+            f"{result.sessions.distinct_videos[name]:,}",
             style="bold" if name == result.policy else None,
         )
-    logged = (f"{result.logged[metric]:.3f}        " for metric, _ in _COLUMNS)
+    logged = (f"{result.sessions.logged[metric]:.3f}        " for metric, _ in _COLUMNS)
     table.add_row("logged (real answers)", *logged, "", style="dim")
     return table
 
@@ -75,13 +79,14 @@ def label(policy: str) -> str:
 
 def remarks(result: EvaluationResult) -> str:
     """What a reader must know to read the table."""
+    sessions = result.sessions
     lines = [
         f"Reward {label(result.policy)} minus {label(name)}: {_signed(difference['reward'])}"
-        for name, difference in result.differences.items()
+        for name, difference in sessions.differences.items()
     ]
     lines += [
-        f"Means per video, with 95 % intervals over {result.users:,} users held out from training, "
-        f"in {result.sessions_per_user} simulated sessions of {result.steps} videos each. "
+        f"Means per video, with 95 % intervals over {sessions.users:,} users held out from "
+        f"training, in {len(sessions.seeds)} simulated sessions of {sessions.steps} videos each. "
         "'videos': how many different ones were shown.",
         _trust(result),
     ]
@@ -90,7 +95,7 @@ def remarks(result: EvaluationResult) -> str:
 
 def _trust(result: EvaluationResult) -> str:
     """How far the simulated users can be trusted."""
-    judge = result.judge
+    judge = result.sessions.judge
     text = f"The users' answers are simulated. On {judge.quality.rows:,} later rows of theirs"
     auc, calibration = judge.quality.auc["click"], judge.quality.calibration["click"]
     known = []

@@ -14,7 +14,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.io import write_json
 
 METRICS_NAME = "metrics.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 #: Metrics of a policy: the reward, then every signal; all are means per recommended video.
 METRICS = ("reward", *SIGNALS)
 
@@ -43,30 +43,55 @@ class Judge(_Strict):
     quality_uniform: ResponseQuality | None
 
 
-class EvaluationResult(_Strict):
-    """Our policy and the baselines, in the same simulated sessions."""
+class Leaving(_Strict):
+    """The same sessions, of users who leave early by one rule."""
 
-    format_version: int = FORMAT_VERSION
-    #: Name of the run's own policy among ``policies``.
-    policy: str
+    #: Policy -> videos seen of a session.
+    length: dict[str, Interval]
+    #: Policy -> sum of the reward over a session.
+    reward: dict[str, Interval]
+    #: Policies by that sum, best first.
+    order: list[str]
+
+
+class SessionsResult(_Strict):
+    """Policies in the same sessions with simulated users; the run's own is named first."""
+
     #: Policy -> metric (``METRICS``) -> mean per recommended video.
     policies: dict[str, dict[str, Interval]]
-    #: Baseline -> metric -> our policy minus the baseline, paired by user.
+    #: Baseline -> metric -> the run's policy minus the baseline, paired by user.
     differences: dict[str, dict[str, Interval]]
+    #: Policy -> mean reward per recommended video in the sessions of each of ``seeds``.
+    by_seed: dict[str, list[float]]
+    #: Users leave as those of the logs do, the sooner the less they click.
+    patience: Leaving
+    #: Window -> users leave after a video that shares a tag with one of the window before it.
+    quit_windows: dict[int, Leaving]
+    #: Lowest rank correlation (Spearman) between the policies' orders under two quit windows: 1
+    #: where all agree. None for a single policy.
+    order_stability: float | None
     #: Policy -> number of different videos that it showed in all sessions together.
     distinct_videos: dict[str, int]
-    #: Weights of the metric "reward": the product's, whatever the run was trained on, so that runs
-    #: with different rewards can be compared.
-    reward: RewardWeights
     #: Mean of each metric over the logged test rows of the held-out users: what the logging policy
     #: got from the real users. For orientation: its users' states are not the simulated ones.
     logged: dict[str, float]
     judge: Judge
-    #: Users, sessions of each, videos per session, and the seed of it all.
+    #: Users; seeds, of one session of each user apiece; videos per session.
     users: int
-    sessions_per_user: int
+    seeds: list[int]
     steps: int
-    seed: int
+
+
+class EvaluationResult(_Strict):
+    """Everything that ``noetik evaluate`` found out about a run's policy and the baselines."""
+
+    format_version: int = FORMAT_VERSION
+    #: Name of the run's own policy.
+    policy: str
+    #: Weights of the metric "reward": the product's, whatever the run was trained on, so that runs
+    #: with different rewards can be compared.
+    reward: RewardWeights
+    sessions: SessionsResult
 
     def save(self, run_directory: str | Path) -> None:
         """Write ``metrics.json`` of a run, whole or not at all."""

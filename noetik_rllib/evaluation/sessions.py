@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,61 +19,76 @@ CHUNK = 8_192
 
 @dataclass(frozen=True)
 class SessionStarts:
-    """Where S sessions begin: ``states`` (S, state size) float32, ``user_id`` (S,).
+    """Where S = U x k sessions begin: ``states`` (S, state size) float32, ``user_id`` (S,).
 
-    Sessions of a user lie together, as many for each: user u of U has rows u k to (u + 1) k.
+    Sessions of a user lie together, one for each of k seeds: user u of U has rows u k to
+    (u + 1) k.
     """
 
     states: np.ndarray
     user_id: np.ndarray
-    sessions_per_user: int
+    seeds: tuple[int, ...]
 
     @property
     def num_users(self) -> int:
         """Number of users U."""
-        return len(self.user_id) // self.sessions_per_user
+        return len(self.user_id) // len(self.seeds)
 
     @classmethod
-    def draw(cls, starts: Starts, users: int, sessions_per_user: int, seed: int) -> SessionStarts:
+    def draw(cls, starts: Starts, users: int, seeds: Sequence[int]) -> SessionStarts:
         """Choose users, and for each the states that the sessions begin in.
 
         A user's start states are taken in turn from a random one on, so that none is used twice
-        before all are used once.
+        before all are used once. The first seed decides on the users and where the turn begins.
 
         Args:
             starts: start states to choose from.
             users: the most users; all where there are fewer.
-            sessions_per_user: sessions of each.
-            seed: of the choice.
+            seeds: of the sessions of each user, at least one.
         """
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seeds[0])
         chosen = np.sort(rng.permutation(len(starts.users))[:users])
         count = np.diff(starts.first)[chosen]
         offset = rng.integers(count)
-        turn = (offset[:, None] + np.arange(sessions_per_user)) % count[:, None]
+        turn = (offset[:, None] + np.arange(len(seeds))) % count[:, None]
         # (U, k) -> (U * k,)
         rows = (starts.first[chosen][:, None] + turn).reshape(-1)
-        return cls(starts.states[rows], starts.user_id[rows], sessions_per_user)
+        return cls(starts.states[rows], starts.user_id[rows], tuple(seeds))
+
+    def luck(self, step: int, numbers: int) -> np.ndarray:
+        """Uniform numbers (S, ``numbers``) of a step, which follow from seed, user and step."""
+        drawn = [
+            np.random.default_rng([seed, step]).random((self.num_users, numbers))
+            for seed in self.seeds
+        ]
+        # (k, U, n) -> (U * k, n)
+        return np.stack(drawn, axis=1).reshape(-1, numbers)
 
 
 @dataclass(frozen=True)
 class SessionLog:
-    """What happened in S sessions of T steps: ``videos`` (S, T) int64, ``signals`` (S, T, 9)."""
+    """What happened in S sessions of T steps: ``videos`` (S, T) int64, ``signals`` (S, T, 9).
+
+    ``num_seeds`` k says how the sessions lie, as in ``SessionStarts``.
+    """
 
     videos: np.ndarray
     signals: np.ndarray
+    num_seeds: int
 
     @property
     def distinct_videos(self) -> int:
         """Number of different videos that were shown."""
         return len(np.unique(self.videos))
 
-    def by_user(self, sessions_per_user: int) -> np.ndarray:
-        """Mean of every signal per user, (U, 9), over sessions laid out as ``SessionStarts``."""
-        signals = self.signals.shape[-1]
-        # (S, T, 9) -> (U, k * T, 9)
-        steps = sessions_per_user * self.signals.shape[1]
-        return self.signals.reshape(-1, steps, signals).mean(axis=1, dtype=np.float64)
+    def by_seed(self) -> np.ndarray:
+        """Mean of every signal per user and seed, (U, k, 9)."""
+        mean = self.signals.mean(axis=1, dtype=np.float64)  # (S, 9)
+        return mean.reshape(-1, self.num_seeds, mean.shape[-1])
+
+    def by_user(self) -> np.ndarray:
+        """Mean of every signal per user, (U, 9)."""
+        return np.asarray(self.by_seed().mean(axis=1))
 
 
 def run_sessions(
@@ -82,20 +97,18 @@ def run_sessions(
     starts: SessionStarts,
     *,
     steps: int,
-    seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> SessionLog:
     """Let a policy recommend ``steps`` videos in every session.
 
-    The users' luck (the simulator's uniform numbers) follows from ``seed``, session and step
-    alone: every policy meets the same.
+    The users' luck (the simulator's uniform numbers) follows from the session's seed, user and
+    step alone: every policy meets the same.
 
     Args:
         policy: recommends; one that ranks repeats no video within a session.
         simulator: answers.
-        starts: where the sessions begin.
+        starts: where the sessions begin, and the seeds of their luck.
         steps: videos per session.
-        seed: of the users' luck.
         progress: called with the share that is done, 0 to 1.
 
     Raises:
@@ -113,7 +126,7 @@ def run_sessions(
     videos = np.empty((count, steps), dtype=np.int64)
     signals = np.empty((count, steps, len(SIGNALS)), dtype=np.float32)
     for step in range(steps):
-        uniforms = np.random.default_rng([seed, step]).random((count, simulator.users.num_uniforms))
+        uniforms = starts.luck(step, simulator.users.num_uniforms)
         for first in range(0, count, CHUNK):
             rows = slice(first, first + CHUNK)
             videos[rows, step] = policy.recommend(
@@ -125,4 +138,4 @@ def run_sessions(
             signals[rows, step] = answer.signals
             states[rows] = answer.next_states
             progress((step + min(1.0, (first + CHUNK) / count)) / steps)
-    return SessionLog(videos, signals)
+    return SessionLog(videos, signals, len(starts.seeds))

@@ -98,12 +98,12 @@ def _versions() -> dict[str, str]:
 
 def _headlines(result: EvaluationResult) -> list[str]:
     """Our policy against each baseline, in words that follow from the paired intervals."""
-    ours = result.policies[result.policy]["reward"]
+    ours = result.sessions.policies[result.policy]["reward"]
     said = [
         f"Per recommended video the policy earns a reward of {ours.mean:.4f} "
         f"(95% interval {ours.low:.4f} to {ours.high:.4f})."
     ]
-    for baseline, metrics in result.differences.items():
+    for baseline, metrics in result.sessions.differences.items():
         gain = metrics["reward"]
         if gain.low > 0:
             verdict = "more than"
@@ -156,7 +156,7 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
     evaluated = (run.directory / METRICS_NAME).exists()
     result = EvaluationResult.load(run.directory) if evaluated else None
     progress = run.progress()
-    metrics = list(next(iter(result.policies.values()))) if result else []
+    metrics = list(next(iter(result.sessions.policies.values()))) if result else []
     held_out = set(dataset.users.user_id[dataset.users.held_out].tolist())
     return {
         "name": run.directory.resolve().name,
@@ -172,7 +172,7 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
         "result": result,
         "metrics": metrics,
         "headlines": _headlines(result) if result else [],
-        "judge": _judge(result.judge) if result else "",
+        "judge": _judge(result.sessions.judge) if result else "",
         "evaluation_reward": _reward(result.reward) if result else "",
         "evaluation": [evaluation_plot(result, m) for m in _PLOTTED if m in metrics]
         if result

@@ -177,7 +177,7 @@ def training_plots(progress: Sequence[dict[str, float]]) -> list[Plot]:
 def evaluation_plot(result: EvaluationResult, metric: str) -> Plot:
     """Draw one metric of every policy as a dot on its 95 % interval, best first."""
     rows = sorted(
-        ((name, values[metric]) for name, values in result.policies.items()),
+        ((name, values[metric]) for name, values in result.sessions.policies.items()),
         key=lambda row: row[1].mean,
     )
     label = metric.replace("_", " ")

@@ -67,7 +67,7 @@ def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
         "greedy": (greedy, 0.0),
     }
     starts = SessionStarts.draw(
-        load_starts(dataset, "test", dataset.users.user_id[dataset.users.held_out]), 200, 2, 0
+        load_starts(dataset, "test", dataset.users.user_id[dataset.users.held_out]), 200, (0, 1)
     )
     answering = {
         "training": Simulator.for_dataset(dataset, world.model),
@@ -76,7 +76,7 @@ def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
     }
     value = {
         who: {
-            name: run_sessions(Scored(*policy), simulator, starts, steps=10, seed=0).by_user(2)
+            name: run_sessions(Scored(*policy), simulator, starts, steps=10).by_user()
             @ REWARD.as_array()
             for name, policy in chosen.items()
         }

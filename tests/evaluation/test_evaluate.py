@@ -46,10 +46,10 @@ def call(*arguments: object) -> int:
 
 def test_command_compares_and_writes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """``noetik evaluate RUN --json`` would not print what it writes, or print anything else."""
-    assert call(run.directory, "--users", 5, "--sessions", 1, "--json") == 0
+    assert call(run.directory, "--users", 5, "--seeds", 1, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((run.directory / METRICS_NAME).read_text())
-    result = EvaluationResult.load(run.directory)
+    result = EvaluationResult.load(run.directory).sessions
     assert list(result.policies) == ["iql", "behaviour_cloning", "popularity", "random"]
     assert all(tuple(metrics) == METRICS for metrics in result.policies.values())
     assert list(result.differences) == ["behaviour_cloning", "popularity", "random"]
@@ -58,7 +58,7 @@ def test_command_compares_and_writes(run: Run, capsys: pytest.CaptureFixture[str
     assert result.distinct_videos["popularity"] == 10
 
     # The same again, now from the cached clone, and as a table that fits a terminal.
-    assert call(run.directory, "--users", 5, "--sessions", 1) == 0
+    assert call(run.directory, "--users", 5, "--seeds", 1) == 0
     assert json.loads((run.directory / METRICS_NAME).read_text()) == printed
     table = capsys.readouterr().out
     for name in ("IQL (this run)", "behaviour cloning", "popularity", "random", "logged"):
@@ -70,15 +70,15 @@ def test_command_compares_and_writes(run: Run, capsys: pytest.CaptureFixture[str
 
 def test_other_seed_other_result_same_seed_same(run: Run) -> None:
     """A result could not be reproduced, or a seed would mean nothing."""
-    first = evaluate(run, users=6, sessions_per_user=1, seed=1)
-    assert evaluate(run, users=6, sessions_per_user=1, seed=1) == first
-    assert evaluate(run, users=6, sessions_per_user=1, seed=2).policies != first.policies
+    first = evaluate(run, users=6, seeds=1, seed=1)
+    assert evaluate(run, users=6, seeds=1, seed=1) == first
+    assert evaluate(run, users=6, seeds=1, seed=2).sessions.policies != first.sessions.policies
 
 
 def test_progress_names_the_stages(run: Run) -> None:
     """Minutes would pass without a word, or the bar would run backwards."""
     seen: list[tuple[str, float]] = []
-    evaluate(run, users=3, sessions_per_user=1, progress=lambda *update: seen.append(update))
+    evaluate(run, users=3, seeds=1, progress=lambda *update: seen.append(update))
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
@@ -102,7 +102,7 @@ def test_clone_gets_the_runs_own_effort(run: Run) -> None:
     ("options", "message"),
     [
         (["--users", "0"], "users is 0: expected at least 1"),
-        (["--sessions", "0"], "sessions is 0: expected at least 1"),
+        (["--seeds", "0"], "seeds is 0: expected at least 1"),
         (["--users", "many"], "'many' is not a valid integer"),
     ],
 )
@@ -132,8 +132,8 @@ def test_damaged_metrics_are_named(run: Run) -> None:
     for content, message in (
         ("{", "not JSON"),
         ("[]", "format version None"),
-        ('{"format_version": 1}', "format version 1; this release reads 2"),
-        ('{"format_version": 2}', "is damaged: policy: Field required"),
+        ('{"format_version": 1}', "format version 1; this release reads 3"),
+        ('{"format_version": 3}', "is damaged: policy: Field required"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=message):

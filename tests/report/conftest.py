@@ -11,7 +11,14 @@ import torch
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import FitRecord
 from noetik_rllib.envs.response_quality import ResponseQuality
-from noetik_rllib.evaluation.result import METRICS, EvaluationResult, Interval, Judge
+from noetik_rllib.evaluation.result import (
+    METRICS,
+    EvaluationResult,
+    Interval,
+    Judge,
+    Leaving,
+    SessionsResult,
+)
 from noetik_rllib.interpret.explanation import Explainer, default_users
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.network_config import NetworkConfig
@@ -47,8 +54,12 @@ def evaluation() -> EvaluationResult:
         for policy, mean in (("iql", 0.5173), ("behaviour_cloning", 0.4391), ("random", 0.2719))
     }
     gain = {"behaviour_cloning": 0.0782, "random": 0.2454}
-    return EvaluationResult(
-        policy="iql",
+    leaving = Leaving(
+        length={name: metrics["reward"] for name, metrics in policies.items()},
+        reward={name: metrics["reward"] for name, metrics in policies.items()},
+        order=list(policies),
+    )
+    sessions = SessionsResult(
         policies=policies,
         differences={
             baseline: {
@@ -56,8 +67,11 @@ def evaluation() -> EvaluationResult:
             }
             for baseline, mean in gain.items()
         },
+        by_seed={name: [0.51, 0.52] for name in policies},
+        patience=leaving,
+        quit_windows=dict.fromkeys((1, 10), leaving),
+        order_stability=1.0,
         distinct_videos={"iql": 61, "behaviour_cloning": 72, "random": 79},
-        reward=RewardWeights(),
         logged=dict.fromkeys(METRICS, 0.3517),
         judge=Judge(
             fitted_on=FitRecord(
@@ -94,10 +108,10 @@ def evaluation() -> EvaluationResult:
             ),
         ),
         users=97,
-        sessions_per_user=2,
+        seeds=[0, 1],
         steps=10,
-        seed=0,
     )
+    return EvaluationResult(policy="iql", reward=RewardWeights(), sessions=sessions)
 
 
 @pytest.fixture

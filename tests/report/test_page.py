@@ -97,11 +97,11 @@ def test_the_evaluation_is_that_of_the_file(run: Run, explanations: list[Explana
     """Otherwise the page shows other results than were measured."""
     _, page = page_of(run, explanations)
     result = EvaluationResult.load(run.directory)
-    for values in result.policies.values():
+    for values in result.sessions.policies.values():
         for interval in values.values():
             assert f"{interval.mean:.4f}" in page.text
             assert f"{interval.low:.4f} to {interval.high:.4f}" in page.text
-    for count in result.distinct_videos.values():
+    for count in result.sessions.distinct_videos.values():
         assert f" {count} " in page.text
     # +0.0782 (-0.0218 to 0.1782) includes 0; +0.2454 (0.1454 to 0.3454) does not.
     assert "not clearly different from behaviour cloning: +0.0782" in page.text
