@@ -19,6 +19,7 @@ from noetik_rllib.runs import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
     POLICY_NAME,
+    SNAPSHOTS_NAME,
     PROGRESS_NAME,
     UNFINISHED_SUFFIX,
     TrainConfig,
@@ -61,6 +62,8 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
     remove_stale(out)
     for name in (CONFIG_NAME, PROGRESS_NAME, CHECKPOINT_NAME, POLICY_NAME):
         remove_stale(work / name)
+    for iteration in config.snapshot_iterations:
+        remove_stale(work / SNAPSHOTS_NAME / str(iteration))
     return work
 
 
@@ -156,3 +159,7 @@ def _reopen(config: TrainConfig, before: TrainConfig) -> None:
         shutil.copytree(out / CHECKPOINT_NAME, part / CHECKPOINT_NAME)
         for file in (out / CONFIG_NAME, out / _STARTED_ON, *out.glob("events.out.tfevents.*")):
             shutil.copy2(file, part)
+        if (out / SNAPSHOTS_NAME).is_dir():
+            shutil.copytree(out / SNAPSHOTS_NAME, part / SNAPSHOTS_NAME)
+        # What was its end is a policy on the way now.
+        shutil.copytree(out / POLICY_NAME, part / SNAPSHOTS_NAME / str(before.iterations))

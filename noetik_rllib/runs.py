@@ -1,7 +1,9 @@
 """A training run and its directory: what ``noetik train`` writes, and what the others read.
 
 ``config.yaml``, ``progress.csv`` and TensorBoard events, ``checkpoint/`` (RLlib's, to train on) and
-``policy/`` (safetensors and JSON: to evaluate and explain, without Ray and without unpickling).
+``policy/`` (safetensors and JSON: to evaluate and explain, without Ray and without unpickling),
+``snapshots/`` (the same, of earlier iterations) and ``chosen.json``, which says that validation
+liked one of those better.
 
 While a run trains, it lives in ``OUT.unfinished``, and takes the name ``OUT`` when it is complete:
 see ``run_folder``. Ray is imported only by training: reading a run is quick.
@@ -33,6 +35,8 @@ CONFIG_NAME = "config.yaml"
 PROGRESS_NAME = "progress.csv"
 CHECKPOINT_NAME = "checkpoint"
 POLICY_NAME = "policy"
+SNAPSHOTS_NAME = "snapshots"
+CHOSEN_NAME = "chosen.json"
 UNFINISHED_SUFFIX = ".unfinished"
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
@@ -67,6 +71,17 @@ class TrainConfig(NetworkSizes, IQLSettings):
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="Least time between checkpoints while training."
     )
+
+    # More would choose among policies that hardly differ.
+    snapshots: int = Field(
+        default=4, ge=1, description="Policies kept, evenly over the run; validation chooses one."
+    )
+
+    @property
+    def snapshot_iterations(self) -> list[int]:
+        """Iterations after which a policy is kept, ascending; the last is the end of the run."""
+        count = min(self.snapshots, self.iterations)
+        return [(place + 1) * self.iterations // count for place in range(count)]
 
     @model_validator(mode="after")
     def _one_schedule(self) -> TrainConfig:
@@ -191,8 +206,40 @@ class Run:
             )
         return dataset
 
-    def networks(self) -> IQLNetworks:
+    def snapshots(self) -> list[int]:
+        """Return the iterations whose policies the run has kept, ascending; the last is its end."""
+        names = (path.name for path in (self.directory / SNAPSHOTS_NAME).glob("*"))
+        earlier = {int(name) for name in names if name.isdecimal()}
+        return sorted(earlier | {self.config.iterations})
+
+    def chosen_iteration(self) -> int:
+        """Return the iteration whose policy is the run's: validation's choice, or the last.
+
+        Raises:
+            UserError: ``chosen.json`` is damaged, or names a policy that is not there.
+        """
+        path = self.directory / CHOSEN_NAME
+        if not path.exists():
+            return self.config.iterations
+        try:
+            chosen = json.loads(path.read_text(encoding="utf-8"))["iteration"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        if chosen not in self.snapshots():
+            raise UserError(
+                f"{path} names iteration {chosen}, of which the run has no policy: evaluate again"
+            )
+        return int(chosen)
+
+    def choose(self, iteration: int) -> None:
+        """Make the policy of one of ``snapshots`` the run's own."""
+        write_json(self.directory / CHOSEN_NAME, {"iteration": iteration})
+
+    def networks(self, iteration: int | None = None) -> IQLNetworks:
         """Load the networks, in evaluation mode, with the catalogue that they were trained on.
+
+        Args:
+            iteration: one of ``snapshots``; the chosen one where not given.
 
         Raises:
             UserError: the policy's files are damaged.
@@ -200,9 +247,11 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_model
 
-        path = self.directory / POLICY_NAME / _WEIGHTS_NAME
+        iteration = self.chosen_iteration() if iteration is None else iteration
+        folder = self._policy_folder(iteration)
+        path = folder / _WEIGHTS_NAME
         try:
-            content = self._policy_config()
+            content = self._policy_config(folder)
             networks = IQLNetworks(
                 NetworkConfig.model_validate(content["network"]),
                 reward=RewardDecomposition.model_validate(content["reward"]),
@@ -223,8 +272,13 @@ class Run:
             )
         return rows
 
-    def _policy_config(self) -> dict[str, Any]:
-        path = self.directory / POLICY_NAME / _POLICY_CONFIG_NAME
+    def _policy_folder(self, iteration: int) -> Path:
+        if iteration == self.config.iterations:
+            return self.directory / POLICY_NAME
+        return self.directory / SNAPSHOTS_NAME / str(iteration)
+
+    def _policy_config(self, folder: Path | None = None) -> dict[str, Any]:
+        path = (folder or self.directory / POLICY_NAME) / _POLICY_CONFIG_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

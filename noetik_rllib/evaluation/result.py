@@ -43,6 +43,17 @@ class Judge(_Strict):
     quality_uniform: ResponseQuality | None
 
 
+class Validation(_Strict):
+    """Which of the policies that a run kept is its own, by sessions with the training simulator."""
+
+    #: The iteration chosen: the highest mean.
+    iteration: int
+    #: Iteration -> mean per recommended video of the reward that the run was trained on.
+    rewards: dict[int, Interval]
+    reward: RewardWeights
+    users: int
+
+
 class Leaving(_Strict):
     """The same sessions, of users who leave early by one rule."""
 
@@ -91,6 +102,8 @@ class EvaluationResult(_Strict):
     #: Weights of the metric "reward": the product's, whatever the run was trained on, so that runs
     #: with different rewards can be compared.
     reward: RewardWeights
+    #: How the run's policy was chosen; None where the run kept only one.
+    validation: Validation | None
     sessions: SessionsResult
 
     def save(self, run_directory: str | Path) -> None:

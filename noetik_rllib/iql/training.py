@@ -34,7 +34,7 @@ from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.iql.transformer_rl_module import network_config
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.run_folder import check_dataset, claim
-from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, Run, TrainConfig
+from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, SNAPSHOTS_NAME, Run, TrainConfig
 
 OnIteration = Callable[[dict[str, float]], None]
 OnStart = Callable[[int], None]
@@ -183,6 +183,9 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
                 for name, value in rows[-1].items():
                     tensorboard.add_scalar(name, value, len(rows))
                 due = now - saved >= config.checkpoint_seconds or len(rows) == config.iterations
+                if len(rows) in config.snapshot_iterations[:-1]:
+                    folder = work / SNAPSHOTS_NAME / str(len(rows))
+                    _save_policy(algorithm, folder, work, config)
                 if due:
                     _save_checkpoint(algorithm, checkpoint, rows)
                     saved = now
@@ -192,7 +195,7 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
                     if not due:
                         _save_checkpoint(algorithm, checkpoint, rows)
                     raise
-        _save_policy(algorithm, work, config)
+        _save_policy(algorithm, work / POLICY_NAME, work, config)
     finally:
         algorithm.stop()
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
@@ -236,8 +239,8 @@ def _save_checkpoint(algorithm: DiscreteIQL, path: Path, rows: list[dict[str, fl
         runs.write_progress(part, rows)
 
 
-def _save_policy(algorithm: DiscreteIQL, work: Path, config: TrainConfig) -> None:
-    """Write the networks, without the target, in a form that needs no unpickling."""
+def _save_policy(algorithm: DiscreteIQL, folder: Path, work: Path, config: TrainConfig) -> None:
+    """Write the networks, without the target, to ``folder`` in a form without pickles."""
     reward = reward_decomposition(algorithm.config)
     networks = IQLNetworks(network_config(algorithm.config.model_config), reward=reward)
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
@@ -249,4 +252,4 @@ def _save_policy(algorithm: DiscreteIQL, work: Path, config: TrainConfig) -> Non
         }
     )
     check_dataset(work, config.data)
-    runs.save_policy(work / POLICY_NAME, networks, config.data)
+    runs.save_policy(folder, networks, config.data)
