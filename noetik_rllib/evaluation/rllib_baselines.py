@@ -39,7 +39,7 @@ HIDDEN = (256, 256)
 MAX_VIDEOS = 200_000
 #: Random rows that the states are standardised by: a mean is then within 1 % of a deviation.
 ROWS_FOR_MOMENTS = 16_384
-#: Gradient steps of an ``update()`` call, between two reports of progress.
+#: The most gradient steps of an ``update()`` call, between two reports of progress.
 STEPS_PER_UPDATE = 50
 
 
@@ -163,7 +163,8 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort) -> LearnerRows:
     config = (
         DiscreteIQLConfig()
         .offline_data(input_=[str(dataset.directory / "train")])
-        .training(reward_weights=effort.reward)
+        # Some thousand steps need a few windows: no reason to read, and hold, all rows.
+        .training(reward_weights=effort.reward, data_residency="stream")
         .debugging(seed=effort.seed)
     )
     [shard] = ColumnarOfflineData(config).sample(effort.batch_size)
@@ -226,7 +227,10 @@ def _config(algorithm: RLlibAlgorithm, effort: RLlibEffort) -> AlgorithmConfig:
             learner_class=CQLTorchLearner,
             learner_config_dict={CQL_ALPHA: effort.cql_alpha},
         )
-    model = DefaultModelConfig(fcnet_hiddens=list(HIDDEN), fcnet_activation="tanh")
+    # vf_share_layers as MARWIL's own configuration has it, which the new stack does not read.
+    model = DefaultModelConfig(
+        fcnet_hiddens=list(HIDDEN), fcnet_activation="tanh", vf_share_layers=False
+    )
     return (
         config.training(lr=effort.learning_rate, gamma=effort.gamma)
         .learners(num_learners=0, num_gpus_per_learner=0)
@@ -241,13 +245,10 @@ def _train(
     from ray.rllib.core.learner.training_data import TrainingData
     from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-    done = 0
-    while done < effort.steps:
-        steps = min(STEPS_PER_UPDATE, effort.steps - done)
-        if learner.iterator is not None:
-            # The learner keeps the iterator that its first call made, with that call's number.
-            learner.iterator._num_iters = steps
-        done += steps
+    # The learner keeps the iterator of its first call, and so that call's number of steps.
+    most = min(STEPS_PER_UPDATE, effort.steps)
+    steps = next(size for size in range(most, 0, -1) if effort.steps % size == 0)
+    for done in range(steps, effort.steps + 1, steps):
         learner.update(
             training_data=TrainingData(data_iterators=[rows]),
             minibatch_size=effort.batch_size,

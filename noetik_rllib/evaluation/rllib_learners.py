@@ -97,8 +97,8 @@ class CQLTorchLearner(DQNTorchLearner):
 
     .. math:: \alpha\, E_s \big[ \log \sum_a \exp Q(s, a) - E_{a \sim \text{log}}\, Q(s, a) \big]
 
-    with :math:`\alpha` from ``learner_config_dict``. RLlib's own DQN cannot be trained on a log: its
-    ``training_step`` samples an environment; and RLlib's CQL takes continuous actions only.
+    with :math:`\alpha` from ``learner_config_dict``. RLlib's own DQN cannot be trained on a log, as
+    its ``training_step`` samples an environment; and RLlib's CQL takes continuous actions only.
     """
 
     def compute_loss_for_module(
