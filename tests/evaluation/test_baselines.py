@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.evaluation import baselines
@@ -102,10 +103,14 @@ def test_cycle_repeats_after_its_last_video(world: Planted, starts: SessionStart
     np.testing.assert_array_equal(policy.top_k(states, users, 5), [[5, 1, 9, 59, 58]] * 2)
 
 
-def test_best_cycle_beats_popularity_where_it_was_found(world: Planted, tmp_path: Path) -> None:
+def test_best_cycle_beats_popularity_where_it_was_found(
+    world: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A straw man would be compared: on its own model and users, the best cycle must beat the six
     most popular videos and the six of the highest expected reward.
     """
+    monkeypatch.setattr(baselines, "CYCLE_SESSIONS", 150)
+    monkeypatch.setattr(baselines, "CYCLE_CHANGES", 6)
     cycle = best_cycle(world.model, world.dataset, REWARD, tmp_path)
     assert len(np.unique(cycle.videos)) == len(cycle.videos) == 6
     simulator = Simulator.for_dataset(world.dataset, world.model)
@@ -122,22 +127,26 @@ def test_best_cycle_beats_popularity_where_it_was_found(world: Planted, tmp_path
     assert value(cycle) > value(CyclePolicy(dear, expected))
 
 
-def test_user_model_is_the_training_simulators(world: Planted, tmp_path: Path) -> None:
+def test_user_model_is_the_training_simulators(tiny_dataset: Path, tmp_path: Path) -> None:
     """Baselines would be made on other rows than ``train``, or on a model that the file garbled."""
-    first = user_model(world.dataset, tmp_path)
-    again = user_model(world.dataset, tmp_path)
-    assert first.record == again.record == world.model.record
-    for model in (first, again):
-        for name, tensor in world.model.network.state_dict().items():
+    dataset = OfflineDataset(tiny_dataset)
+    expected = fit_response_model(dataset, "train")
+    for _ in range(2):  # fitted, then read
+        model = user_model(dataset, tmp_path)
+        assert model.record == expected.record
+        for name, tensor in expected.network.state_dict().items():
             assert torch.equal(model.network.state_dict()[name], tensor), name
+    assert user_model(dataset, tmp_path, seed=1).record.seed == 1
 
 
 def test_baselines_are_kept_and_never_stale(
     world: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each evaluation would search again, or a run would meet the baselines of another reward."""
-    monkeypatch.setattr(baselines, "CYCLE_BEGINNINGS", 2)
-    monkeypatch.setattr(baselines, "CYCLE_CHANGES", 2)
+    for name in ("CANDIDATE_SESSIONS", "CYCLE_SESSIONS"):
+        monkeypatch.setattr(baselines, name, 10)
+    for name in ("CYCLE_BEGINNINGS", "CYCLE_CHANGES"):
+        monkeypatch.setattr(baselines, name, 2)
     made = {greedy: "greedy", best_cycle: "best_cycle"}
     for make, name in made.items():
         make(world.model, world.dataset, REWARD, tmp_path)
