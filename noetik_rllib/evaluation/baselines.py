@@ -94,6 +94,29 @@ class GreedyPolicy(ScoringPolicy):
         return best
 
 
+class NoisyPolicy(ScoringPolicy):
+    """A policy made worse by noise, so that there are policies of any quality to rank.
+
+    Args:
+        name: what results call it.
+        policy: whose scores.
+        noise: scale of the Gumbel noise that is added to them.
+        seed: of the noise: same seed, same calls, same scores.
+    """
+
+    def __init__(self, name: str, policy: ScoringPolicy, noise: float, seed: int = 0) -> None:
+        super().__init__(name, policy.num_videos)
+        self._policy = policy
+        self._noise = noise
+        self._rng = np.random.default_rng(seed)
+
+    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
+        """Scores with noise (B, N)."""
+        scores = self._policy.score_all(states, user_id)
+        scores += self._noise * self._rng.gumbel(size=scores.shape).astype(np.float32)
+        return scores
+
+
 class CyclePolicy(FixedPolicy):
     """The same few videos in turn, for everybody, again and again.
 
@@ -175,7 +198,7 @@ def greedy(
         starts = _training_starts(dataset, CANDIDATE_SESSIONS, seed)
         steps = dataset.manifest.episode_steps
         simulator = Simulator.for_dataset(dataset, model)
-        run_sessions(collecting, simulator, starts, steps=steps, seed=seed, progress=progress)
+        run_sessions(collecting, simulator, starts, steps=steps, progress=progress)
         return Kept({"videos": torch.as_tensor(np.flatnonzero(collecting.among_the_best))})
 
     candidates = kept(run_directory, "greedy", made_from, find).tensors["videos"].numpy()
@@ -252,7 +275,6 @@ class _CycleSearch:
         self._starts = _training_starts(dataset, CYCLE_SESSIONS, seed)
         self._weights = weights
         self._steps = dataset.manifest.episode_steps
-        self._seed = seed
         #: Mean expected reward of each video at the start of a session, (N,).
         self.mean = self._expected(self._starts.states, None)
         self._best = np.argsort(-self.mean, kind="stable")[:CYCLE_VIDEOS]
@@ -297,8 +319,7 @@ class _CycleSearch:
 
     def _answered(self, states: np.ndarray, video: int, step: int) -> np.ndarray:
         """States after all users have answered a video."""
-        size = len(states), self._simulator.users.num_uniforms
-        uniforms = np.random.default_rng([self._seed, step]).random(size)
+        uniforms = self._starts.luck(step, self._simulator.users.num_uniforms)
         shown = np.full(len(states), video)
         return self._simulator.step(states, self._starts.user_id, shown, uniforms).next_states
 
@@ -312,16 +333,14 @@ class _CycleSearch:
     def _value(self, videos: np.ndarray) -> float:
         """Mean reward of sessions of a cycle."""
         policy = CyclePolicy(videos, self.mean)
-        log = run_sessions(
-            policy, self._simulator, self._starts, steps=self._steps, seed=self._seed
-        )
+        log = run_sessions(policy, self._simulator, self._starts, steps=self._steps)
         return float(log.signals.mean(axis=(0, 1)) @ self._weights.as_array())
 
 
 def _training_starts(dataset: OfflineDataset, sessions: int, seed: int) -> SessionStarts:
     """Sessions of users of ``train``, one of each where there are as many."""
     starts = load_starts(dataset, "train")
-    return SessionStarts.draw(starts, sessions, 1, seed)
+    return SessionStarts.draw(starts, sessions, [seed])
 
 
 def _model_key(dataset: OfflineDataset, seed: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ NOTHING = np.empty((0, 0), dtype=np.int64)
 def starts(world: Planted) -> SessionStarts:
     """Sessions of users whom no policy was made for."""
     held_out = world.dataset.users.user_id[world.dataset.users.held_out]
-    return SessionStarts.draw(load_starts(world.dataset, "test", held_out), 60, 1, 0)
+    return SessionStarts.draw(load_starts(world.dataset, "test", held_out), 60, [0])
 
 
 def test_greedy_shows_what_its_model_likes_best(world: Planted, starts: SessionStarts) -> None:
@@ -77,7 +77,7 @@ def test_candidates_hold_the_best_video(
             return best
 
     simulator = Simulator.for_dataset(world.dataset, world.model)
-    run_sessions(Compared(world.model, REWARD), simulator, starts, steps=10, seed=1)
+    run_sessions(Compared(world.model, REWARD), simulator, starts, steps=10)
     assert np.mean(missed) <= 0.01
 
 
@@ -97,7 +97,7 @@ def test_cycle_repeats_after_its_last_video(world: Planted, starts: SessionStart
     """The published behaviour, few videos for everybody in turn, would not be what is compared."""
     policy = CyclePolicy(np.array([5, 1, 9]), np.linspace(0, 1, 60))
     simulator = Simulator.for_dataset(world.dataset, world.model)
-    log = run_sessions(policy, simulator, starts, steps=8, seed=0)
+    log = run_sessions(policy, simulator, starts, steps=8)
     assert (log.videos == [5, 1, 9, 5, 1, 9, 5, 1]).all()
     states, users = starts.states[:2], starts.user_id[:2]
     np.testing.assert_array_equal(policy.top_k(states, users, 5), [[5, 1, 9, 59, 58]] * 2)
@@ -114,10 +114,10 @@ def test_best_cycle_beats_popularity_where_it_was_found(
     cycle = best_cycle(world.model, world.dataset, REWARD, tmp_path)
     assert len(np.unique(cycle.videos)) == len(cycle.videos) == 6
     simulator = Simulator.for_dataset(world.dataset, world.model)
-    starts = SessionStarts.draw(load_starts(world.dataset, "train"), 150, 1, 9)
+    starts = SessionStarts.draw(load_starts(world.dataset, "train"), 150, [9])
 
     def value(policy: CyclePolicy) -> float:
-        log = run_sessions(policy, simulator, starts, steps=10, seed=9)
+        log = run_sessions(policy, simulator, starts, steps=10)
         return float(log.signals.mean(axis=(0, 1)) @ REWARD.as_array())
 
     popular = popularity(world.dataset).top_k(starts.states[:1], starts.user_id[:1], 6)[0]
