@@ -30,8 +30,15 @@ from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.world_users import WorldUsers
+from noetik_rllib.evaluation.baselines import GreedyPolicy, NoisyPolicy
 from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
-from noetik_rllib.evaluation.policies import Policy, RandomPolicy, popularity
+from noetik_rllib.evaluation.policies import (
+    FixedPolicy,
+    Policy,
+    RandomPolicy,
+    ScoringPolicy,
+    popularity,
+)
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
@@ -43,59 +50,18 @@ PRIOR_ROWS = 50.0
 REWARD = RewardWeights()
 
 
-class FixedPolicy:
-    """The same scores of the videos (N,) for everybody."""
-
-    def __init__(self, name: str, scores: np.ndarray) -> None:
-        self.name = name
-        self._scores = scores.astype(np.float32)
-
-    def score(self, states: np.ndarray) -> np.ndarray:
-        """Scores (B, N), the same in every row."""
-        return np.tile(self._scores, (len(states), 1))
-
-
-class GreedyPolicy:
-    """What a response model expects to bring the most, with noise: policies of any quality.
-
-    Args:
-        name: what the table calls it.
-        model: whose expectations.
-        weights: of the signals in what is expected.
-        noise: scale of the Gumbel noise that is added: at 0 the best video is shown.
-        seed: of the noise.
-    """
-
-    def __init__(
-        self, name: str, model: ResponseModel, weights: RewardWeights, noise: float, seed: int
-    ) -> None:
-        self.name = name
-        self._model = model
-        self._weights = weights
-        self._noise = noise
-        self._rng = np.random.default_rng(seed)
-
-    def score(self, states: np.ndarray) -> np.ndarray:
-        """Expected rewards and noise (B, N)."""
-        scores = self._model.reward_matrix(states, self._weights)
-        if self._noise:
-            scores += self._noise * self._rng.gumbel(size=scores.shape).astype(np.float32)
-        return scores
-
-
-class SameTagsPolicy:
+class SameTagsPolicy(ScoringPolicy):
     """Videos that share tags with what the user clicked in the recent history."""
 
-    name = "tags of recent clicks"
-
     def __init__(self, dataset: OfflineDataset) -> None:
+        super().__init__("tags of recent clicks", dataset.manifest.num_videos)
         self._layout = dataset.layout
         tags = dataset.catalog.tags
         self._has = np.zeros((len(tags), int(tags.max()) + 1), dtype=np.float32)
         row, place = np.nonzero(tags >= 0)
         self._has[row, tags[row, place]] = 1.0
 
-    def score(self, states: np.ndarray) -> np.ndarray:
+    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
         """Clicked past events that share a tag, less half of the others that do, (B, N)."""
         parts = self._layout.unpack(states)
         clicked = (parts.feedback[..., 0] > 0) - 0.5
@@ -113,9 +79,8 @@ def policies(dataset: OfflineDataset, model: ResponseModel, seed: int) -> list[P
     total = np.bincount(rows["actions"], weights=reward, minlength=n)
     rate = (total + PRIOR_ROWS * reward.mean()) / (shown + PRIOR_ROWS)
 
-    def greedy(name: str, weights: RewardWeights = REWARD, noise: float = 0.0) -> GreedyPolicy:
-        return GreedyPolicy(name, model, weights, noise, seed)
-
+    greedy = GreedyPolicy(model, REWARD, name="greedy on the model")
+    likes = RewardWeights(click=0, watch_ratio=0, like=1)
     return [
         RandomPolicy(n, seed),
         FixedPolicy("worst by logged reward", -rate),
@@ -123,10 +88,10 @@ def policies(dataset: OfflineDataset, model: ResponseModel, seed: int) -> list[P
         popularity(dataset),
         FixedPolicy("longest videos", dataset.catalog.duration_ms),
         SameTagsPolicy(dataset),
-        greedy("likes alone", RewardWeights(click=0, watch_ratio=0, like=1)),
-        greedy("model, noise 0.1", noise=0.1),
-        greedy("model, noise 0.03", noise=0.03),
-        greedy("greedy on the model"),
+        GreedyPolicy(model, likes, name="likes alone"),
+        NoisyPolicy("model, noise 0.1", greedy, 0.1, seed),
+        NoisyPolicy("model, noise 0.03", greedy, 0.03, seed),
+        greedy,
     ]
 
 

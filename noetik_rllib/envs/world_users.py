@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -20,6 +21,17 @@ from noetik_rllib.state import CONTEXT_NAMES
 _FIRST_TAB = CONTEXT_NAMES.index("tab_0")
 _TABS = slice(_FIRST_TAB, _FIRST_TAB + len(TABS))
 _CLICK_BIT = BINARY_SIGNALS.index("click")
+
+
+class Situation(NamedTuple):
+    """What the truth depends on besides user and video, of B states.
+
+    ``recent_videos`` and ``recent_clicks`` (B, H), newest first; ``tab`` (B,), the page of the app.
+    """
+
+    recent_videos: np.ndarray
+    recent_clicks: np.ndarray
+    tab: np.ndarray
 
 
 class WorldUsers:
@@ -43,7 +55,8 @@ class WorldUsers:
         self.world = world
         self.layout = dataset.layout
         self.num_videos = dataset.manifest.num_videos
-        self._video_id = dataset.catalog.video_id
+        #: Id in the world of each video of the catalogue, (N,).
+        self.video_id = dataset.catalog.video_id
         window = world.config.history_window
         if self.layout.history_length < window:
             raise UserError(
@@ -69,6 +82,16 @@ class WorldUsers:
                 )
         return cls(world, dataset)
 
+    def read(self, states: np.ndarray) -> Situation:
+        """Return what the truth depends on of states (B, state size)."""
+        parts = self.layout.unpack(states)
+        pages = parts.context[:, _TABS]
+        return Situation(
+            recent_videos=np.where(parts.present, self.video_id[parts.video_index], -1),
+            recent_clicks=parts.feedback[..., _CLICK_BIT],
+            tab=np.where(pages.any(axis=1), pages.argmax(axis=1), MAIN_TAB),
+        )
+
     def signals(
         self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray, uniforms: np.ndarray
     ) -> np.ndarray:
@@ -76,12 +99,8 @@ class WorldUsers:
 
         They have the distribution of ``SyntheticWorld.sample``.
         """
-        world, parts = self.world, self.layout.unpack(states)
-        recent = np.where(parts.present, self._video_id[parts.video_index], -1)
-        clicks = parts.feedback[..., _CLICK_BIT]
-        pages = parts.context[:, _TABS]
-        tab = np.where(pages.any(axis=1), pages.argmax(axis=1), MAIN_TAB)
-        answers = world.answers(user_id, self._video_id[videos], recent, clicks, tab)
+        world, situation = self.world, self.read(states)
+        answers = world.answers(user_id, self.video_id[videos], *situation)
         play_ms, click = play_rows(
             world.watching,
             answers.page,

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from noetik_rllib.evaluation.baseline_cache import Kept, kept
 from noetik_rllib.evaluation.policies import ActorPolicy
-from noetik_rllib.io import atomic_path
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import Actor
 from noetik_rllib.iql.settings import LearningRate
@@ -24,9 +19,8 @@ from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.dataset import OfflineDataset
 
 NAME = "behaviour_cloning"
-CACHE = Path("baselines") / f"{NAME}.safetensors"
-#: Raised when the same settings no longer give the same weights: older caches are then ignored.
-CACHE_VERSION = 1
+#: Raised when the same settings no longer give the same weights: older ones are then ignored.
+CACHE_VERSION = 2
 
 
 class CloningConfig(BaseModel):
@@ -68,60 +62,36 @@ def behaviour_cloning(
 ) -> ActorPolicy:
     """Return the cloned policy, trained on ``train`` unless the run has it already.
 
-    It is kept in ``baselines/behaviour_cloning.safetensors`` of the run, under a key of all that
-    its weights follow from; with another key, or damaged, it is trained again.
-
     Args:
         dataset: dataset of the run.
         networks: sizes of the run's networks.
         config: effort.
-        run_directory: folder of the run.
+        run_directory: folder of the run, where it is kept (``baseline_cache``).
         progress: called with the share that is done, 0 to 1.
     """
     progress = progress or (lambda share: None)
-    key = _key(dataset, networks, config)
-    path = run_directory / CACHE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         clone = _Clone(networks, dataset)
-    if not _load(path, key, clone):
-        _train(clone, dataset, config, progress)
-        with atomic_path(path) as part:
-            save_file(_weights(clone), part, metadata={"key": key})
-    progress(1.0)
-    return ActorPolicy(NAME, clone.actor, clone.features)
+        made_from = {
+            "version": CACHE_VERSION,
+            "dataset": dataset.fingerprint,
+            "networks": networks.model_dump(mode="json"),
+            "effort": config.model_dump(mode="json"),
+        }
 
+        def train() -> Kept:
+            _train(clone, dataset, config, progress)
+            # Parameters alone, the catalogue is the dataset's; each once, though the actor's
+            # encoder holds the actor's own tower.
+            return Kept({name: tensor.data for name, tensor in clone.actor.named_parameters()})
 
-def _key(dataset: OfflineDataset, networks: NetworkConfig, config: CloningConfig) -> str:
-    """SHA-256 of everything that the weights follow from."""
-    content = {
-        "version": CACHE_VERSION,
-        "dataset": dataset.fingerprint,
-        "networks": networks.model_dump(mode="json"),
-        "effort": config.model_dump(mode="json"),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _weights(clone: _Clone) -> dict[str, Tensor]:
-    """Weights of the actor alone: the catalogue is the dataset's."""
-    # The actor's encoder holds the actor's own tower: safetensors refuses a tensor under 2 names.
-    return {name: tensor.contiguous() for name, tensor in clone.actor.named_parameters()}
-
-
-def _load(path: Path, key: str, clone: _Clone) -> bool:
-    """Load cached weights into ``clone``; False where there are none under this key."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return False
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return False
+        weights = kept(run_directory, NAME, made_from, train).tensors
     with torch.no_grad():
         for name, parameter in clone.actor.named_parameters():
             parameter.copy_(weights[name])
-    return True
+    progress(1.0)
+    return ActorPolicy(NAME, clone.actor, clone.features)
 
 
 def _train(
@@ -130,11 +100,13 @@ def _train(
     config: CloningConfig,
     progress: Callable[[float], None],
 ) -> None:
-    """Maximise the likelihood of the logged videos."""
+    """Maximise the likelihood of the logged videos, estimated where the catalogue is large."""
     rows = dataset.load("train", ("obs", "actions"))
     states = torch.as_tensor(rows["obs"].astype(np.float32))
     videos = torch.as_tensor(rows["actions"].astype(np.int64))
     del rows
+    if clone.actor.sampler is not None:
+        clone.actor.sampler.follow(torch.as_tensor(dataset.times_shown("train")))
     optimizer = torch.optim.Adam(clone.actor.parameters(), fused=True)
     shuffle = torch.Generator().manual_seed(config.seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -143,9 +115,10 @@ def _train(
         while len(order) < config.batch_size:
             order = torch.cat([order, torch.randperm(len(videos), generator=shuffle)])
         index, order = order[: config.batch_size], order[config.batch_size :]
-        logits = clone.actor(clone.features, states[index])
+        query = clone.actor.query(clone.actor.encoder(clone.features, states[index]))
+        likelihood = clone.actor.log_prob(clone.features, query, videos[index])
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits, videos[index]).backward()
+        (-likelihood.mean()).backward()
         optimizer.param_groups[0]["lr"] = config.learning_rate_at(step * config.batch_size)
         optimizer.step()
         progress((step + 1) / config.steps)

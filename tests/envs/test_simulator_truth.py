@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -11,26 +9,12 @@ from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.world_users import WorldUsers
+from noetik_rllib.evaluation.baselines import GreedyPolicy, NoisyPolicy
+from noetik_rllib.evaluation.policies import FixedPolicy, Policy, RandomPolicy
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from tests.envs.planted import Planted
 
 REWARD = RewardWeights()
-
-
-class Scored:
-    """A policy that shows what a function scores highest, with Gumbel noise of some scale."""
-
-    name = "scored"
-
-    def __init__(self, scores: Callable[[np.ndarray], np.ndarray], noise: float) -> None:
-        self._scores = scores
-        self._noise = noise
-        self._rng = np.random.default_rng(0)
-
-    def score(self, states: np.ndarray) -> np.ndarray:
-        """Scores (B, N)."""
-        scores = self._scores(states)
-        return scores + self._noise * self._rng.gumbel(size=scores.shape)
 
 
 def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
@@ -49,23 +33,23 @@ def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
     rewards = 0.5 * (rows["click"] + rows["watch_ratio"])
     rate = np.bincount(rows["actions"], weights=rewards, minlength=num_videos) / (shown + 1)
 
-    def fixed(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda states: np.tile(values, (len(states), 1))
+    best, greedy = FixedPolicy("best", rate), GreedyPolicy(world.model, REWARD)
+    worst = FixedPolicy("worst", -rate)
 
-    def greedy(states: np.ndarray) -> np.ndarray:
-        return world.model.reward_matrix(states, REWARD)
+    def policies() -> list[Policy]:
+        """Made anew for everybody who answers: the same noise for each."""
+        return [
+            RandomPolicy(num_videos),
+            worst,
+            NoisyPolicy("worse", worst, 0.1),
+            FixedPolicy("popular", shown),
+            NoisyPolicy("better", best, 0.1),
+            best,
+            NoisyPolicy("noise 0.3", greedy, 0.3),
+            NoisyPolicy("noise 0.1", greedy, 0.1),
+            greedy,
+        ]
 
-    chosen = {
-        "random": (fixed(np.zeros(num_videos)), 1.0),
-        "worst": (fixed(-rate), 0.0),
-        "worse": (fixed(-rate), 0.1),
-        "popular": (fixed(shown.astype(float)), 0.0),
-        "better": (fixed(rate), 0.1),
-        "best": (fixed(rate), 0.0),
-        "noise 0.3": (greedy, 0.3),
-        "noise 0.1": (greedy, 0.1),
-        "greedy": (greedy, 0.0),
-    }
     starts = SessionStarts.draw(
         load_starts(dataset, "test", dataset.users.user_id[dataset.users.held_out]), 200, (0, 1)
     )
@@ -76,9 +60,9 @@ def test_simulators_rank_policies_as_the_truth_does(world: Planted) -> None:
     }
     value = {
         who: {
-            name: run_sessions(Scored(*policy), simulator, starts, steps=10).by_user()
+            policy.name: run_sessions(policy, simulator, starts, steps=10).by_user()
             @ REWARD.as_array()
-            for name, policy in chosen.items()
+            for policy in policies()
         }
         for who, simulator in answering.items()
     }

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.cloning import CACHE, CloningConfig, behaviour_cloning
+from noetik_rllib.evaluation.baseline_cache import cache_path
+from noetik_rllib.evaluation.cloning import NAME, CloningConfig, behaviour_cloning
 from noetik_rllib.evaluation.policies import (
     ActorPolicy,
     Policy,
@@ -151,15 +152,23 @@ def clone_logits(
     return logits_of(policy, states, dataset.manifest.num_videos)
 
 
-def test_cloning_learns_the_log(world: Planted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exact_softmax_videos", [10_000, 0], ids=["exact", "sampled"])
+def test_cloning_learns_the_log(world: Planted, tmp_path: Path, exact_softmax_videos: int) -> None:
     """The baseline would be a straw man: the videos that other users than its own were shown must
     be likelier to it than to the popularity of train, which knows no user. The gain is 0.2 nats;
-    over 4,633 rows its standard error is below 0.02.
+    over 4,633 rows its standard error is below 0.02. Of a large catalogue, the likelihood that it
+    is trained on is estimated from few videos.
     """
     train = world.dataset.load("train", ["actions"])["actions"]
     rows = world.dataset.load("judge", ("obs", "actions"))
     videos = torch.tensor(rows["actions"])
-    sizes = NetworkConfig.for_dataset(world.dataset.manifest, embedding_size=16, num_layers=1)
+    sizes = NetworkConfig.for_dataset(
+        world.dataset.manifest,
+        embedding_size=16,
+        num_layers=1,
+        exact_softmax_videos=exact_softmax_videos,
+        num_negatives=20,
+    )
     effort = CloningConfig(steps=150, batch_size=128, learning_rate=3e-3)
     shares: list[float] = []
     policy = behaviour_cloning(world.dataset, sizes, effort, tmp_path, shares.append)
@@ -177,7 +186,7 @@ def test_clone_is_kept_and_is_the_same(
 ) -> None:
     """Every evaluation would train it again, or compare with another baseline each time."""
     first = clone_logits(states, dataset, sizes, EFFORT, tmp_path)
-    file = tmp_path / CACHE
+    file = cache_path(tmp_path, NAME)
     whole = file.read_bytes()
     np.testing.assert_array_equal(clone_logits(states, dataset, sizes, EFFORT, tmp_path), first)
     assert file.read_bytes() == whole
@@ -207,9 +216,9 @@ def test_clone_is_never_stale(
     shutil.copytree(dataset.directory, tmp_path / "dataset")
     manifest = tmp_path / "dataset" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 9'))
-    before = (run / CACHE).read_bytes()
+    before = cache_path(run, NAME).read_bytes()
     behaviour_cloning(OfflineDataset(tmp_path / "dataset"), wider, EFFORT, run)
-    assert (run / CACHE).read_bytes() != before
+    assert cache_path(run, NAME).read_bytes() != before
 
 
 def test_damaged_clone_is_trained_again(
@@ -217,7 +226,7 @@ def test_damaged_clone_is_trained_again(
 ) -> None:
     """A process killed long ago would make every evaluation fail."""
     first = clone_logits(states, dataset, sizes, EFFORT, tmp_path)
-    file = tmp_path / CACHE
+    file = cache_path(tmp_path, NAME)
     file.write_bytes(file.read_bytes()[:100])
     np.testing.assert_array_equal(clone_logits(states, dataset, sizes, EFFORT, tmp_path), first)
 
