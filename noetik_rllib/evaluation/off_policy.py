@@ -161,17 +161,17 @@ def summarise(
             terms = of_policy.sums(estimator, thresholds[name])
             columns.append(np.column_stack([terms.top, terms.bottom]))
     sums = np.stack(columns, axis=1)  # (U, 1 + P * E, 10)
-    means = _ratios(sums.sum(axis=0), reward)  # (1 + P * E, 10)
-    resampled = _ratios(resampled_means(sums, seed), reward)  # (repetitions, 1 + P * E, 10)
+    means = ratios(sums.sum(axis=0), reward)  # (1 + P * E, 10)
+    resampled = ratios(resampled_means(sums, seed), reward)  # (repetitions, 1 + P * E, 10)
 
-    shown = [_common(rates, float(rows.sum()), reward)]
+    shown = [common_metrics(rates, float(rows.sum()), reward)]
     policies: dict[str, PolicyEstimates] = {}
     for name, of_policy in evidence.items():
         estimates: dict[str, Estimate] = {}
         for estimator in ESTIMATORS:
             place = len(shown)
             estimate, common = _checked(name, of_policy, estimator, thresholds[name], rates, reward)
-            metrics = _named(means[place], resampled[:, place], common)
+            metrics = named_intervals(means[place], resampled[:, place], common)
             estimates[estimator] = estimate.model_copy(update={"metrics": metrics})
             shown.append(common)
         policies[name] = PolicyEstimates(
@@ -186,22 +186,22 @@ def summarise(
         differences[name] = {}
         for place, estimator in enumerate(ESTIMATORS, start=1):
             other = place + number * len(ESTIMATORS)
-            differences[name][estimator] = _named(
+            differences[name][estimator] = named_intervals(
                 means[place] - means[other],
                 resampled[:, place] - resampled[:, other],
                 shown[place] & shown[other],
             )
-    return Figures(policies, differences, _named(means[0], resampled[:, 0], shown[0]))
+    return Figures(policies, differences, named_intervals(means[0], resampled[:, 0], shown[0]))
 
 
-def _ratios(sums: np.ndarray, reward: RewardWeights) -> np.ndarray:
+def ratios(sums: np.ndarray, reward: RewardWeights) -> np.ndarray:
     """Estimates of ``METRICS`` (..., 10) from nine numerators and a denominator, (..., 10)."""
     with np.errstate(invalid="ignore", divide="ignore"):  # without any weight: not shown
         signals = sums[..., :-1] / sums[..., -1:]
     return np.concatenate([(signals @ reward.as_array())[..., None], signals], axis=-1)
 
 
-def _common(rates: np.ndarray, rows: float, reward: RewardWeights) -> np.ndarray:
+def common_metrics(rates: np.ndarray, rows: float, reward: RewardWeights) -> np.ndarray:
     """Say of each of ``METRICS`` (10,) whether so many rows are enough for a figure of it."""
     enough = np.minimum(rates, 1 - rates) * rows >= MIN_OCCURRENCES
     return np.append(enough[reward.as_array() != 0].all(), enough)
@@ -244,10 +244,12 @@ def _checked(
         effective_rows=size,
         reason=reason,
     )
-    return found, _common(rates, size, reward) & (reason is None)
+    return found, common_metrics(rates, size, reward) & (reason is None)
 
 
-def _named(means: np.ndarray, resampled: np.ndarray, shown: np.ndarray) -> dict[str, Interval]:
+def named_intervals(
+    means: np.ndarray, resampled: np.ndarray, shown: np.ndarray
+) -> dict[str, Interval]:
     """Intervals of those of ``METRICS`` that are shown (10,); means (10,), resampled (R, 10)."""
     places = np.flatnonzero(shown)
     intervals = percentile(means[places], resampled[:, places])
