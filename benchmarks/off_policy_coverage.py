@@ -195,9 +195,17 @@ class Tally:
             "width": float((found[:, 2] - found[:, 1]).mean()),
         }
 
+    def pooled(self, estimator: str, whats: list[str], metric: str) -> float:
+        """Coverage over all intervals that were given; NaN where none was."""
+        found = [self.summary(estimator, what, metric) for what in whats]
+        given = [of["repetitions"] for of in found]
+        inside = [of.get("coverage", 0.0) * of["repetitions"] for of in found]
+        return sum(inside) / sum(given) if sum(given) else float("nan")
+
     def content(self) -> dict[str, object]:
         """All of it, for JSON."""
-        whats = [*self._truth, *(f"ours - {name}" for name in self._truth if name != self._ours)]
+        differences = [f"ours - {name}" for name in self._truth if name != self._ours]
+        whats = [*self._truth, *differences]
         return {
             "truth": {
                 name: dict(zip(METRICS, map(float, values), strict=True))
@@ -206,6 +214,18 @@ class Tally:
             "spearman": {
                 name: float(np.mean(values)) if values else None
                 for name, values in self._spearman.items()
+            },
+            "pooled": {
+                estimator: {
+                    metric: self.pooled(estimator, list(self._truth), metric) for metric in JUDGED
+                }
+                for estimator in ESTIMATORS
+            },
+            "pooled_differences": {
+                estimator: {
+                    metric: self.pooled(estimator, differences, metric) for metric in JUDGED
+                }
+                for estimator in ESTIMATORS
             },
             "intervals": {
                 estimator: {
@@ -312,11 +332,10 @@ def show(tally: Tally, truth: dict[str, np.ndarray], *, as_json: bool) -> None:
         name = f"{what} ({truth[what][0]:.3f})" if what in truth else what
         table.add_row(name, *cells)
     for metric in JUDGED:
-        pooled = [
-            np.mean([intervals[estimator][name][metric]["coverage"] for name in truth])
-            for estimator in ESTIMATORS
-        ]
-        table.add_row(f"all policies, {metric}", *(f"{value:.3f}" for value in pooled))
+        table.add_row(
+            f"all policies, {metric}",
+            *(f"{tally.pooled(estimator, list(truth), metric):.3f}" for estimator in ESTIMATORS),
+        )
     spearman = content["spearman"]
     assert isinstance(spearman, dict)
     table.add_row("Spearman with the truth", *(f"{spearman[name]:.3f}" for name in ESTIMATORS))

@@ -8,17 +8,23 @@ it tells good videos from bad ones for a user, in real answers, without weights 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.estimators import occurrences
 from noetik_rllib.evaluation.evidence import sum_by_user
 from noetik_rllib.evaluation.intervals import resampled_means
-from noetik_rllib.evaluation.off_policy import common_metrics, named_intervals, ratios
+from noetik_rllib.evaluation.off_policy import (
+    MIN_OCCURRENCES,
+    named_intervals,
+    ratios,
+    scaled_metrics,
+)
 from noetik_rllib.evaluation.policies import Policy
 from noetik_rllib.evaluation.random_log import RandomLog, RandomRows
 from noetik_rllib.evaluation.result import Interval
@@ -94,23 +100,24 @@ def candidate_values(
             f"split on, the most is {most}: choose among fewer candidates"
         )
     weights = reward or dataset.manifest.reward
-    # Per policy the sums of 9 signals and the number of sets by user; chance comes last.
-    sums = np.zeros((len(log.users), len(policies) + 1, len(SIGNALS) + 1))
+    # Place of each set's user, and per policy the answers to its choices; chance comes last.
+    places: list[np.ndarray] = []
+    answers: list[np.ndarray] = []
     lot = np.random.default_rng(seed)
     done = 0
     for rows in log.batches():
-        for sets in _sets(rows, candidates):
-            count = len(log.users)
+        sets = _sets(rows, candidates)
+        if sets is not None:
             ties = lot.random(sets.videos.shape)
-            for number, policy in enumerate(policies):
-                chosen = sets.signals[np.arange(len(ties)), _choice(policy, sets, ties)]
-                sums[:, number, :-1] += sum_by_user(sets.place, chosen, count)
-            sums[:, -1, :-1] += sum_by_user(sets.place, sets.signals.mean(axis=1), count)
-            sums[:, :, -1] += np.bincount(sets.place, minlength=count)[:, None]
+            every = np.arange(len(ties))
+            chosen = [sets.signals[every, _choice(policy, sets, ties)] for policy in policies]
+            places.append(sets.place)
+            answers.append(np.stack([*chosen, sets.signals.mean(axis=1)], axis=1))
         done += len(rows)
         progress(done / len(log))
-    sums = sums[sums[:, 0, -1] > 0]
-    return _result([policy.name for policy in policies], sums, weights, candidates, seed)
+    names = [policy.name for policy in policies]
+    _, place = np.unique(np.concatenate(places), return_inverse=True)
+    return _result(names, place, np.concatenate(answers), weights, candidates, seed)
 
 
 @dataclass(frozen=True)
@@ -126,17 +133,17 @@ class _Sets:
     signals: np.ndarray
 
 
-def _sets(rows: RandomRows, size: int) -> Iterator[_Sets]:
-    """Yield the sets of the users in ``rows``; nothing where nobody has enough rows."""
+def _sets(rows: RandomRows, size: int) -> _Sets | None:
+    """Return the sets of the users in ``rows``; None where nobody has enough rows."""
     first_row = np.flatnonzero(np.append(True, np.diff(rows.place) != 0))
     counts = np.diff(np.append(first_row, len(rows)))
     number = counts // size  # of sets of each user
     if not number.any():
-        return
+        return None
     within = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
     first = np.repeat(first_row, number) + size * within
     members = first[:, None] + np.arange(size)
-    yield _Sets(
+    return _Sets(
         rows.place[first],
         rows.user_id[first],
         rows.states[first],
@@ -156,21 +163,36 @@ def _choice(policy: Policy, sets: _Sets, ties: np.ndarray) -> np.ndarray:
 
 
 def _result(
-    names: list[str], sums: np.ndarray, reward: RewardWeights, candidates: int, seed: int
+    names: list[str],
+    place: np.ndarray,
+    answers: np.ndarray,
+    reward: RewardWeights,
+    candidates: int,
+    seed: int,
 ) -> CandidateResult:
-    """Turn sums by user (U, policies + 1, 10) into figures."""
-    sets = sums[:, -1, -1].sum()
+    """Turn the answers of S sets (S, policies + 1, 9), of users ``place`` (S,), into figures."""
+    sets, choosers, signals = answers.shape
+    count = np.bincount(place)  # (U,)
+    flat = sum_by_user(place, answers.reshape(sets, -1), len(count))
+    tops = flat.reshape(-1, choosers, signals)
+    bottoms = np.broadcast_to(count[:, None, None], (*tops.shape[:2], 1))
+    sums = np.concatenate([tops, bottoms], axis=-1)  # (U, policies + 1, 10)
     means = ratios(sums.sum(axis=0), reward)
     resampled = ratios(resampled_means(sums, seed), reward)
-    shown = common_metrics(means[-1, 1:], float(sets), reward)
+    shown = [
+        occurrences(np.ones(sets), scaled_metrics(answers[:, number], reward)) >= MIN_OCCURRENCES
+        for number in range(choosers)
+    ]
 
     def less(number: int, other: int) -> dict[str, Interval]:
         return named_intervals(
-            means[number] - means[other], resampled[:, number] - resampled[:, other], shown
+            means[number] - means[other],
+            resampled[:, number] - resampled[:, other],
+            shown[number] & shown[other],
         )
 
     def own(number: int) -> dict[str, Interval]:
-        return named_intervals(means[number], resampled[:, number], shown)
+        return named_intervals(means[number], resampled[:, number], shown[number])
 
     return CandidateResult(
         policy=names[0],
@@ -180,7 +202,7 @@ def _result(
         over_chance={name: less(number, -1) for number, name in enumerate(names)},
         reward=reward,
         candidates=candidates,
-        sets=int(sets),
-        users=len(sums),
+        sets=sets,
+        users=len(count),
         seed=seed,
     )

@@ -132,6 +132,20 @@ def effective_size(weights: np.ndarray) -> float:
     return float(weights.sum(dtype=np.float64) ** 2 / squares) if squares else 0.0
 
 
+def occurrences(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Effective number of weighted rows on which something occurs, or does not: the fewer, (K,).
+
+    The effective size of ``weights`` (R,) times ``values`` (R, K) within [0, 1], and times one less
+    them. It bounds how far an interval can be trusted: of what was never seen, a resample of the
+    rows knows nothing.
+    """
+    sizes = [
+        min(effective_size(weights * column), effective_size(weights * (1 - column)))
+        for column in values.T
+    ]
+    return np.array(sizes)
+
+
 def variance_by_user(top: np.ndarray, bottom: np.ndarray) -> float:
     """Variance of a ratio of sums whose rows are independent between users only.
 

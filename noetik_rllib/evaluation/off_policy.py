@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.envs.response_model import FitRecord, ResponseModel
-from noetik_rllib.evaluation.estimators import effective_size
+from noetik_rllib.evaluation.estimators import effective_size, occurrences
 from noetik_rllib.evaluation.evidence import ESTIMATORS, Evidence, collect
 from noetik_rllib.evaluation.intervals import percentile, resampled_means
 from noetik_rllib.evaluation.policies import Policy
@@ -23,8 +23,8 @@ from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Effective rows below which weights make no figure: intervals then no longer hold what they say.
 MIN_EFFECTIVE_ROWS = 100
-#: A signal that would occur fewer times on as many rows of the random log makes no figure: where
-#: none was seen, the bootstrap would promise that there is none.
+#: A signal that occurs on fewer effective rows makes no figure, nor does one that is missing on
+#: fewer: where none was seen, the bootstrap would promise that there is none.
 MIN_OCCURRENCES = 10
 #: Share of recommendations of videos that the log never draws above which weights make no figure:
 #: they know nothing of those, and count them as worth nothing.
@@ -37,7 +37,7 @@ class Estimate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: Metric (``METRICS``) -> mean per recommended video. Empty where ``reason`` says why; without
-    #: signals that are too rare for the effective rows, and without a reward made of those.
+    #: those that are too rare on the effective rows.
     metrics: dict[str, Interval]
     #: Rows with a weight, the largest weight, and (sum w)^2 / sum w^2; None without weights (dm).
     matched_rows: int | None
@@ -71,7 +71,7 @@ class OffPolicyResult(BaseModel):
     #: Baseline -> estimator -> metric -> ours less the baseline's, paired; where both have one.
     differences: dict[str, dict[str, dict[str, Interval]]]
     #: Mean logged answers: the value of the log's own policy, which draws uniformly. Without
-    #: signals that are too rare.
+    #: metrics that are too rare.
     logged: dict[str, Interval]
     reward: RewardWeights
     #: What the model of dm, dr and switch_dr was fitted on: users held out from training, before
@@ -150,7 +150,6 @@ def summarise(
         seed: of the resampling.
     """
     rows = next(iter(evidence.values())).rows
-    rates = logged.sum(axis=0) / rows.sum()
     thresholds = {
         name: of_policy.switch_threshold(reward.as_array()) for name, of_policy in evidence.items()
     }
@@ -164,13 +163,15 @@ def summarise(
     means = ratios(sums.sum(axis=0), reward)  # (1 + P * E, 10)
     resampled = ratios(resampled_means(sums, seed), reward)  # (repetitions, 1 + P * E, 10)
 
-    shown = [common_metrics(rates, float(rows.sum()), reward)]
+    share = scaled_metrics(means[:1, 1:], reward)[0]
+    # Many rows: what occurs on them is no smaller a number than its sum.
+    shown = [np.minimum(share, 1 - share) * rows.sum() >= MIN_OCCURRENCES]
     policies: dict[str, PolicyEstimates] = {}
     for name, of_policy in evidence.items():
         estimates: dict[str, Estimate] = {}
         for estimator in ESTIMATORS:
             place = len(shown)
-            estimate, common = _checked(name, of_policy, estimator, thresholds[name], rates, reward)
+            estimate, common = _checked(name, of_policy, estimator, thresholds[name], reward)
             metrics = named_intervals(means[place], resampled[:, place], common)
             estimates[estimator] = estimate.model_copy(update={"metrics": metrics})
             shown.append(common)
@@ -201,10 +202,11 @@ def ratios(sums: np.ndarray, reward: RewardWeights) -> np.ndarray:
     return np.concatenate([(signals @ reward.as_array())[..., None], signals], axis=-1)
 
 
-def common_metrics(rates: np.ndarray, rows: float, reward: RewardWeights) -> np.ndarray:
-    """Say of each of ``METRICS`` (10,) whether so many rows are enough for a figure of it."""
-    enough = np.minimum(rates, 1 - rates) * rows >= MIN_OCCURRENCES
-    return np.append(enough[reward.as_array() != 0].all(), enough)
+def scaled_metrics(signals: np.ndarray, reward: RewardWeights) -> np.ndarray:
+    """``METRICS`` of answers (R, 9), (R, 10): the reward as a share of its range, from 0 to 1."""
+    weights = reward.as_array()
+    low, high = weights[weights < 0].sum(), weights[weights > 0].sum()
+    return np.column_stack([(signals @ weights - low) / (high - low), signals])
 
 
 def _checked(
@@ -212,7 +214,6 @@ def _checked(
     evidence: Evidence,
     estimator: str,
     threshold: float,
-    rates: np.ndarray,
     reward: RewardWeights,
 ) -> tuple[Estimate, np.ndarray]:
     """Return an estimate without its metrics, and which of them (10,) may be shown."""
@@ -244,7 +245,10 @@ def _checked(
         effective_rows=size,
         reason=reason,
     )
-    return found, common_metrics(rates, size, reward) & (reason is None)
+    if reason:
+        return found, np.zeros(len(METRICS), dtype=bool)
+    values = scaled_metrics(evidence.weighted.signals, reward)
+    return found, occurrences(weights, values) >= MIN_OCCURRENCES
 
 
 def named_intervals(
@@ -252,6 +256,8 @@ def named_intervals(
 ) -> dict[str, Interval]:
     """Intervals of those of ``METRICS`` that are shown (10,); means (10,), resampled (R, 10)."""
     places = np.flatnonzero(shown)
+    if not len(places):
+        return {}
     intervals = percentile(means[places], resampled[:, places])
     ends = zip(places, intervals.mean, intervals.low, intervals.high, strict=True)
     return {
