@@ -212,9 +212,13 @@ class ResponseNetwork(nn.Module, abc.ABC):
         hidden = hidden + (self.from_video(videos) + self.from_exposure(videos))
         return self.head(hidden + self.person.matrix(users, videos))
 
+    def last(self, hidden: Tensor) -> Tensor:
+        """What the outputs are linear in, (..., hidden), from (..., hidden)."""
+        return F.gelu(hidden)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Outputs (..., size) from (..., hidden)."""
-        outputs: Tensor = self.output(F.gelu(hidden))
+        outputs: Tensor = self.output(self.last(hidden))
         return outputs
 
     def is_finite(self) -> bool:
@@ -345,10 +349,9 @@ class AttentiveNetwork(ResponseNetwork):
         weight = torch.softmax(scores + absent[:, None], dim=-1)
         return hidden[:, None] + weight @ values
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Outputs (..., size) from (..., hidden), through a second hidden layer."""
-        outputs: Tensor = self.output(F.gelu(hidden + self.deep(F.gelu(hidden))))
-        return outputs
+    def last(self, hidden: Tensor) -> Tensor:
+        """See ``ResponseNetwork.last``; a second hidden layer."""
+        return F.gelu(hidden + self.deep(F.gelu(hidden)))
 
 
 FAMILIES: dict[Family, type[ResponseNetwork]] = {
