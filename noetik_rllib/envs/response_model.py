@@ -131,6 +131,17 @@ class ResponseModel:
         Raises:
             ValueError: a shape does not fit, or a video is not in the catalogue.
         """
+        return self.describe(states, videos, user_id, uniform=uniform)[0]
+
+    def describe(
+        self,
+        states: np.ndarray,
+        videos: np.ndarray,
+        user_id: np.ndarray | None = None,
+        *,
+        uniform: bool = True,
+    ) -> tuple[AnswerDistribution, np.ndarray]:
+        """Return ``distribution`` and what its parameters are linear in, (B, hidden) float32."""
         if videos.shape != states.shape[:1]:
             raise ValueError(
                 f"expected one video per state, got {videos.shape} for states {states.shape}"
@@ -143,6 +154,7 @@ class ResponseModel:
         binary = np.empty((len(videos), len(BINARY_SIGNALS)))
         watch = np.empty((len(videos), self._values.shape[1]))
         values = np.empty_like(watch)
+        features = np.empty((len(videos), self.config.hidden_size), dtype=np.float32)
         with torch.no_grad():
             for first in range(0, len(videos), CHUNK):
                 rows = slice(first, first + CHUNK)
@@ -151,11 +163,13 @@ class ResponseModel:
                 exposure = torch.full((len(chunk),), float(uniform))
                 hidden = self.network.hidden(chunk, self._past(chunk), candidate, exposure)
                 hidden = hidden + self.network.person(users[rows], candidate)
-                outputs = self.network.head(hidden).double()
+                last = self.network.last(hidden)
+                features[rows] = last.numpy()
+                outputs = self.network.output(last).double()
                 signals, bins = self.network.form.probabilities(outputs, self.network.limits[index])
                 binary[rows], watch[rows] = signals.numpy(), bins.numpy()
                 values[rows] = self._values[index].numpy()
-        return AnswerDistribution(binary, watch, values)
+        return AnswerDistribution(binary, watch, values), features
 
     def predict(
         self,

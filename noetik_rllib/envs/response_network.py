@@ -262,9 +262,13 @@ class ResponseNetwork(nn.Module, abc.ABC):
             self.output.bias[:, None], self.output.weight, self.before_output(hidden)
         )
 
+    def last(self, hidden: Tensor) -> Tensor:
+        """What the outputs are linear in, (..., hidden), from (..., hidden)."""
+        return F.gelu(hidden)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Outputs (..., size) from (..., hidden)."""
-        outputs: Tensor = self.output(F.gelu(hidden))
+        outputs: Tensor = self.output(self.last(hidden))
         return outputs
 
     def before_output(self, hidden: Tensor) -> Tensor:
@@ -400,10 +404,9 @@ class AttentiveNetwork(ResponseNetwork):
         # The weights of a video sum to 1, so what is added to every value is added once.
         return torch.addmm(videos.plain, (values + hidden).T, weight)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Outputs (..., size) from (..., hidden), through a second hidden layer."""
-        outputs: Tensor = self.output(F.gelu(hidden + self.deep(F.gelu(hidden))))
-        return outputs
+    def last(self, hidden: Tensor) -> Tensor:
+        """See ``ResponseNetwork.last``; a second hidden layer."""
+        return F.gelu(hidden + self.deep(F.gelu(hidden)))
 
     def before_output(self, hidden: Tensor) -> Tensor:
         """What ``output`` reads, (hidden, P), from hidden layers (hidden, P), as in ``head``."""

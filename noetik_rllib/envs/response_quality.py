@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
@@ -64,8 +66,29 @@ def grouped_area_under_curve(
     Returns:
         None where no user has both labels.
     """
-    if not len(labels):
+    areas = areas_by_user(labels, scores, users)
+    both = ~np.isnan(areas.area)
+    if not both.any():
         return None
+    return float(np.average(areas.area[both], weights=areas.rows[both]))
+
+
+@dataclass(frozen=True)
+class UserAreas:
+    """AUC of U users on their own rows, ``area`` (U,), not a number where only one label occurs.
+
+    ``users`` (U,) are the distinct users, ascending, and ``rows`` (U,) the number of their rows.
+    """
+
+    users: np.ndarray
+    rows: np.ndarray
+    area: np.ndarray
+
+
+def areas_by_user(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> UserAreas:
+    """AUC of each user's own rows; arguments as ``grouped_area_under_curve``."""
+    if not len(labels):
+        return UserAreas(users[:0], np.zeros(0, dtype=np.int64), np.zeros(0))
     order = np.lexsort((scores, users))
     positive, scores, users = labels[order] > 0.5, scores[order], users[order]
     new_user = np.append(True, users[1:] != users[:-1])
@@ -79,10 +102,8 @@ def grouped_area_under_curve(
     positives = np.bincount(user, weights=positive)
     pairs = positives * (rows - positives)
     wins = np.bincount(user, weights=rank * positive) - positives * (positives + 1) / 2
-    both = pairs > 0
-    if not both.any():
-        return None
-    return float(np.average(wins[both] / pairs[both], weights=rows[both]))
+    area = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
+    return UserAreas(users[first], rows, area)
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

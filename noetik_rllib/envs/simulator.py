@@ -64,6 +64,17 @@ def sample_signals(distribution: AnswerDistribution, uniforms: np.ndarray) -> np
     return signals
 
 
+def seconds_until_next(watch_ratio: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
+    """Return the seconds (B,) from a request to the next: of the play, and a pause.
+
+    Args:
+        watch_ratio: what was watched of each video, (B,).
+        duration_ms: of the same videos, (B,), 0 where unknown.
+    """
+    full = np.where(duration_ms > 0, duration_ms, UNKNOWN_DURATION_FULL_VIEW_MS)
+    return np.asarray(watch_ratio * (full / 1000.0) + PAUSE_SECONDS)
+
+
 class UserModel(Protocol):
     """Whoever answers: a fitted model, or the truth of a synthetic world."""
 
@@ -146,8 +157,7 @@ class Simulator:
         self.layout = users.layout
         self.num_videos = users.num_videos
         self._logged = logged
-        full = np.where(duration_ms > 0, duration_ms, UNKNOWN_DURATION_FULL_VIEW_MS)
-        self._full_view_seconds = full / 1000.0
+        self._duration_ms = duration_ms
 
     @classmethod
     def for_dataset(
@@ -199,7 +209,7 @@ class Simulator:
             signals[asked] = self.users.signals(
                 states[asked], user_id[asked], videos[asked], uniforms[asked]
             )
-        seconds = signals[:, WATCH_COLUMN] * self._full_view_seconds[videos] + PAUSE_SECONDS
+        seconds = seconds_until_next(signals[:, WATCH_COLUMN], self._duration_ms[videos])
         return Answer(signals, found, seconds)
 
     def step(

@@ -1,0 +1,27 @@
+"""From arrays of intervals to the named figures that results hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from noetik_rllib.evaluation.intervals import Intervals
+from noetik_rllib.evaluation.result import Interval
+
+
+def named(names: Sequence[str], intervals: Intervals) -> dict[str, Interval]:
+    """Name M intervals (M,); those whose mean is not a number, for want of data, are left out."""
+    return {
+        name: Interval(mean=float(mean), low=float(low), high=float(high))
+        for name, mean, low, high in zip(
+            names, intervals.mean, intervals.low, intervals.high, strict=True
+        )
+        if np.isfinite(mean)
+    }
+
+
+def sums_by_user(values: np.ndarray, user: np.ndarray, num_users: int) -> np.ndarray:
+    """Sum the rows (R, M) of each user, (U, M) float64; ``user`` (R,) is in 0..U-1."""
+    columns = [np.bincount(user, weights=column, minlength=num_users) for column in values.T]
+    return np.stack(columns, axis=1) if columns else np.zeros((num_users, 0))
