@@ -1,4 +1,4 @@
-"""The one exception for mistakes of the user, as opposed to bugs of ours."""
+"""The exceptions for mistakes of the user, as opposed to bugs of ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2. Anything else that
     escapes is a bug and keeps its traceback.
+    """
+
+
+class NoEvidenceError(UserError):
+    """A dataset lacks what a figure is made from.
+
+    Where that figure alone is asked for, it is a mistake; among others, the figure is left out and
+    the message says why.
     """
 
 

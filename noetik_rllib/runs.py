@@ -272,6 +272,10 @@ class Run:
             )
         return rows
 
+    def weights_file(self) -> Path:
+        """Return the file with the weights of the run's policy."""
+        return self._policy_folder(self.chosen_iteration()) / _WEIGHTS_NAME
+
     def _policy_folder(self, iteration: int) -> Path:
         if iteration == self.config.iterations:
             return self.directory / POLICY_NAME

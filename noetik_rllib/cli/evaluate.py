@@ -13,7 +13,8 @@ from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH, SEED
 
 if TYPE_CHECKING:  # importing it imports torch
-    from noetik_rllib.evaluation.result import EvaluationResult, Interval
+    from noetik_rllib.evaluation.evaluation_result import EvaluationResult
+    from noetik_rllib.evaluation.result import Interval
 
 #: Columns of the table: metric and heading.
 _COLUMNS = (("reward", "mean reward"), ("click", "click rate"), ("watch_ratio", "watch ratio"))
@@ -67,7 +68,7 @@ def comparison(result: EvaluationResult) -> Table:
             f"{result.sessions.distinct_videos[name]:,}",
             style="bold" if name == result.policy else None,
         )
-    logged = (f"{result.sessions.logged[metric]:.3f}        " for metric, _ in _COLUMNS)
+    logged = (f"{result.judge.logged[metric]:.3f}        " for metric, _ in _COLUMNS)
     table.add_row("logged (real answers)", *logged, "", style="dim")
     return table
 
@@ -95,7 +96,7 @@ def remarks(result: EvaluationResult) -> str:
 
 def _trust(result: EvaluationResult) -> str:
     """How far the simulated users can be trusted."""
-    judge = result.sessions.judge
+    judge = result.judge
     text = f"The users' answers are simulated. On {judge.quality.rows:,} later rows of theirs"
     auc, calibration = judge.quality.auc["click"], judge.quality.calibration["click"]
     known = []

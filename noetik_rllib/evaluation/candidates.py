@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.signals import RewardWeights
-from noetik_rllib.errors import UserError
+from noetik_rllib.errors import NoEvidenceError, UserError
 from noetik_rllib.evaluation.estimators import occurrences
 from noetik_rllib.evaluation.evidence import sum_by_user
 from noetik_rllib.evaluation.intervals import resampled_means
@@ -95,7 +95,7 @@ def candidate_values(
     log = RandomLog(dataset, max_rows=max_rows, seed=seed)
     most = int(log.rows_of_user.max())
     if most < candidates:
-        raise UserError(
+        raise NoEvidenceError(
             f"no user of {dataset.directory} has {candidates} uniformly exposed rows from the "
             f"split on, the most is {most}: choose among fewer candidates"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -12,9 +13,11 @@ from scipy.stats import spearmanr
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.dynamics import Patience
 from noetik_rllib.envs.response_fit import fit_response_model
-from noetik_rllib.envs.response_quality import assess
+from noetik_rllib.envs.response_model import ResponseModel
+from noetik_rllib.envs.response_quality import ResponseQuality, assess
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
+from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
 from noetik_rllib.evaluation.leaving import (
@@ -42,15 +45,22 @@ DEFAULT_SEEDS = 5
 class Course:
     """What every policy goes through: users, where they start, and how their answers count.
 
-    ``judge`` describes the user model that answers; ``tags`` (N, 5) are those of the videos.
+    ``tags`` (N, 5) are those of the videos.
     """
 
     simulator: Simulator
-    judge: Judge
     starts: SessionStarts
     steps: int
     reward: RewardWeights
     tags: np.ndarray
+
+
+@dataclass(frozen=True)
+class JudgedCourse(Course):
+    """A course whose users answer as ``model`` says; ``judge`` says how good it is."""
+
+    model: ResponseModel
+    judge: Judge
 
 
 def prepare_course(
@@ -60,7 +70,7 @@ def prepare_course(
     seeds: int = DEFAULT_SEEDS,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
-) -> Course:
+) -> JudgedCourse:
     """Fit the judge's user model and choose the users, all of them held out from training.
 
     The model is fitted on those users' rows before the split time, the part ``judge`` and their
@@ -76,6 +86,51 @@ def prepare_course(
     Raises:
         UserError: a number is below 1, or no held-out user has an episode in ``test``.
     """
+    starts = held_out_starts(dataset, users, seeds, seed)
+    model = fit_response_model(dataset, "judge", seed=seed, progress=progress)
+    held_out = dataset.users.user_id[dataset.users.held_out]
+    quality = assess(model, dataset, "test", held_out)
+    assert quality is not None  # there are start states, hence rows
+    uniform = None
+    if dataset.manifest.parts["random"].rows:
+        uniform = assess(model, dataset, "random", held_out, from_split=True)
+    return JudgedCourse(
+        simulator=Simulator.for_dataset(dataset, model),
+        starts=starts,
+        steps=dataset.manifest.episode_steps,
+        reward=dataset.manifest.reward,
+        tags=dataset.catalog.tags,
+        model=model,
+        judge=Judge(
+            fitted_on=model.record,
+            quality=quality,
+            quality_uniform=uniform,
+            logged=_logged(quality, dataset.manifest.reward),
+        ),
+    )
+
+
+def true_course(world: Path, dataset: OfflineDataset, users: int, seeds: int, seed: int) -> Course:
+    """The same course, with the true users of a synthetic world; arguments as ``prepare_course``.
+
+    Raises:
+        UserError: as ``prepare_course``, or the dataset was not made from this world.
+    """
+    return Course(
+        simulator=Simulator(WorldUsers.load(world, dataset), dataset.catalog.duration_ms),
+        starts=held_out_starts(dataset, users, seeds, seed),
+        steps=dataset.manifest.episode_steps,
+        reward=dataset.manifest.reward,
+        tags=dataset.catalog.tags,
+    )
+
+
+def held_out_starts(dataset: OfflineDataset, users: int, seeds: int, seed: int) -> SessionStarts:
+    """Choose held-out users and where their sessions start; arguments as ``prepare_course``.
+
+    Raises:
+        UserError: a number is out of range, or no held-out user has an episode in ``test``.
+    """
     for name, value in (("users", users), ("seeds", seeds)):
         if value < 1:
             raise UserError(f"{name} is {value}: expected at least 1")
@@ -83,20 +138,7 @@ def prepare_course(
         raise UserError(f"seed is {seed}: expected 0 or more")
     held_out = dataset.users.user_id[dataset.users.held_out]
     starts = load_starts(dataset, "test", held_out)
-    model = fit_response_model(dataset, "judge", seed=seed, progress=progress)
-    quality = assess(model, dataset, "test", held_out)
-    assert quality is not None  # there are start states, hence rows
-    uniform = None
-    if dataset.manifest.parts["random"].rows:
-        uniform = assess(model, dataset, "random", held_out, from_split=True)
-    return Course(
-        simulator=Simulator.for_dataset(dataset, model),
-        judge=Judge(fitted_on=model.record, quality=quality, quality_uniform=uniform),
-        starts=SessionStarts.draw(starts, users, range(seed, seed + seeds)),
-        steps=dataset.manifest.episode_steps,
-        reward=dataset.manifest.reward,
-        tags=dataset.catalog.tags,
-    )
+    return SessionStarts.draw(starts, users, range(seed, seed + seeds))
 
 
 def compare(
@@ -156,8 +198,6 @@ def compare(
         quit_windows=windows,
         order_stability=_stability(list(windows.values())),
         distinct_videos={name: log.distinct_videos for name, log in logs.items()},
-        logged=_logged(course),
-        judge=course.judge,
         users=course.starts.num_users,
         seeds=list(course.starts.seeds),
         steps=course.steps,
@@ -205,8 +245,8 @@ def _stability(rules: list[Leaving]) -> float | None:
     return min(float(spearmanr(a, b)[0]) for a, b in combinations(values, 2))
 
 
-def _logged(course: Course) -> dict[str, float]:
-    """Mean of each metric over the held-out users' logged test rows."""
-    means = course.judge.quality.logged_mean
-    reward = course.reward.as_array() @ np.array([means[name] for name in SIGNALS])
-    return {"reward": float(reward), **means}
+def _logged(quality: ResponseQuality, reward: RewardWeights) -> dict[str, float]:
+    """Mean of each metric over the rows that a model's quality was measured on."""
+    means = quality.logged_mean
+    weighted = reward.as_array() @ np.array([means[name] for name in SIGNALS])
+    return {"reward": float(weighted), **means}

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-from noetik_rllib.evaluation.cloning import CloningConfig, behaviour_cloning
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noetik_rllib.errors import NoEvidenceError
+from noetik_rllib.evaluation.additive import AdditiveBaseline
+from noetik_rllib.evaluation.baselines import user_model
+from noetik_rllib.evaluation.candidates import candidate_values
 from noetik_rllib.evaluation.comparison import (
     DEFAULT_SEEDS,
     DEFAULT_USERS,
-    Progress,
+    JudgedCourse,
     compare,
     prepare_course,
+    true_course,
 )
-from noetik_rllib.evaluation.policies import ActorPolicy, Policy, RandomPolicy, popularity
-from noetik_rllib.evaluation.result import EvaluationResult
+from noetik_rllib.evaluation.evaluation_result import EvaluationResult, Provenance
+from noetik_rllib.evaluation.exposure import ExposureResult, exposure
+from noetik_rllib.evaluation.fitted_q import fitted_q, load_session_rows
+from noetik_rllib.evaluation.lineup import more_baselines, standard_baselines, world_baselines
+from noetik_rllib.evaluation.off_policy import off_policy_estimates
+from noetik_rllib.evaluation.policies import ActorPolicy, Policy
+from noetik_rllib.evaluation.q_correlation import Critic, q_correlation
+from noetik_rllib.evaluation.ranking import Scorer, ranking
+from noetik_rllib.evaluation.result import Validation
+from noetik_rllib.evaluation.session_groups import session_groups
+from noetik_rllib.evaluation.sessions import SessionLog
+from noetik_rllib.evaluation.stages import Stages
+from noetik_rllib.evaluation.validation import choose_snapshot
+from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run
 
-#: Shares of the time: fitting the judge's user model and training behaviour cloning end here.
-_JUDGE_DONE, _CLONING_DONE = 0.1, 0.6
+#: How long each stage takes, in seconds on two cores for a run on KuaiRand-Pure's size.
+_MODEL = {"user model of training": 60.0}
+_CHOOSING = {"choosing a policy on validation": 10.0}
+_STANDARD = {"training behaviour cloning": 120.0}
+_BASELINES = {
+    "greedy on the user model": 40.0,
+    "best cycle of six videos": 60.0,
+    "RLlib's BC": 60.0,
+    "RLlib's MARWIL": 60.0,
+    "RLlib's CQL": 90.0,
+}
+_JUDGING = {
+    "fitting the judge's user model": 60.0,
+    "simulated sessions": 60.0,
+    "off-policy estimates": 200.0,
+    "choices among logged candidates": 30.0,
+    "fitted Q evaluation": 60.0,
+    "ranking of random exposures": 30.0,
+    "ranking of what the platform showed": 10.0,
+    "Q against answers": 20.0,
+    "exposure": 10.0,
+}
+_TRUTH = {"sessions with true users": 60.0}
 
 
 def evaluate(
@@ -24,62 +65,153 @@ def evaluate(
     users: int = DEFAULT_USERS,
     seeds: int = DEFAULT_SEEDS,
     seed: int = 0,
-    progress: Progress | None = None,
+    baselines: bool = False,
+    world: Path | None = None,
+    max_rows: int | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
-    """Compare a run's policy with behaviour cloning, popularity and chance.
+    """Evaluate a run's policy and its baselines, and write the run's ``metrics.json``.
 
-    Writes the run's ``metrics.json``, and ``baselines/`` on the first call.
+    What is trained for it, ``baselines/`` of the run keeps. Figures that the dataset has no
+    evidence for are left out; ``missing`` says why.
 
     Args:
         run: a finished run.
-        users: the most held-out users; all where there are fewer.
+        users: the most held-out users in simulated sessions.
         seeds: sessions of each, with the seeds ``seed``, ``seed`` + 1 ...
-        seed: of the judge's model and the users, and the first of the sessions.
+        seed: of everything that is drawn or trained here.
+        baselines: train and evaluate all baselines, not only cloning, popularity and chance.
+        world: folder of the synthetic world that the dataset was made from. Its log's policy and
+            one that knows its truth are evaluated too, and its true users answer in sessions.
+        max_rows: the most rows of the random log, whole users of it; all where not given.
         progress: called with what is being done and the share that is done.
 
     Raises:
-        UserError: the run's dataset is gone or not the one it was trained on, or a number is
-            below 1.
+        UserError: the run's dataset is gone or not the one it was trained on, the world is
+            another, or a number is out of range.
     """
-    report = progress or (lambda doing, share: None)
-    dataset, networks = run.dataset(), run.networks()
-    course = prepare_course(
-        dataset,
-        users=users,
-        seeds=seeds,
-        seed=seed,
-        progress=lambda share: report("fitting the judge's user model", share * _JUDGE_DONE),
+    several = len(run.snapshots()) > 1
+    durations = {} if not (several or baselines) else dict(_MODEL)
+    durations |= (_CHOOSING if several else {}) | _STANDARD | (_BASELINES if baselines else {})
+    durations |= _JUDGING | ({} if world is None else _TRUTH)
+    task = _Task(run, run.dataset(), seed, Stages(durations, progress))
+    truth = None if world is None else true_course(world, task.dataset, users, seeds, seed)
+    validation, policies = task.line_up(choose=several, baselines=baselines, world=world)
+    with task.stages("fitting the judge's user model") as update:
+        course = prepare_course(task.dataset, users=users, seeds=seeds, seed=seed, progress=update)
+    with task.stages("simulated sessions") as update:
+        sessions, logs = compare(policies, course, lambda doing, share: update(share))
+    sections = task.by_log(policies, course, max_rows)
+    true_sessions = None
+    if truth is not None:
+        with task.stages("sessions with true users") as update:
+            true_sessions = compare(policies, truth, lambda doing, share: update(share))[0]
+    result = EvaluationResult(
+        policy=policies[0].name,
+        reward=task.dataset.manifest.reward,
+        validation=validation,
+        sessions=sessions,
+        judge=course.judge,
+        groups=session_groups(logs, course, task.dataset, seed),
+        exposure=task.exposure(policies, course, logs),
+        true_sessions=true_sessions,
+        missing=task.missing,
+        provenance=Provenance.of(run, task.dataset, world),
+        **sections,
     )
-    between = _CLONING_DONE - _JUDGE_DONE
-    cloned = behaviour_cloning(
-        dataset,
-        networks.config,
-        cloning_effort(run),
-        run.directory,
-        lambda share: report("training behaviour cloning", _JUDGE_DONE + share * between),
-    )
-    policies: list[Policy] = [
-        ActorPolicy.of(networks),
-        cloned,
-        popularity(dataset),
-        RandomPolicy(dataset.manifest.num_videos, seed),
-    ]
-    sessions, _ = compare(
-        policies,
-        course,
-        lambda doing, share: report(doing, _CLONING_DONE + share * (1 - _CLONING_DONE)),
-    )
-    result = EvaluationResult(policy=policies[0].name, reward=course.reward, sessions=sessions)
     result.save(run.directory)
     return result
 
 
-def cloning_effort(run: Run) -> CloningConfig:
-    """Return the run's own effort: gradient steps, rows of each over all learners, step size."""
-    config = run.config
-    return CloningConfig(
-        steps=config.iterations * config.steps_per_iteration,
-        batch_size=config.batch_size * max(1, config.num_learners),
-        learning_rate=config.actor_lr,
-        seed=config.seed,
-    )
+class _Task:
+    """One evaluation: what all of its stages share, and what the dataset lacks for them."""
+
+    def __init__(self, run: Run, dataset: OfflineDataset, seed: int, stages: Stages) -> None:
+        self.run, self.dataset, self.seed, self.stages = run, dataset, seed, stages
+        self.missing: dict[str, str] = {}
+
+    def line_up(
+        self, *, choose: bool, baselines: bool, world: Path | None
+    ) -> tuple[Validation | None, list[Policy]]:
+        """Choose the run's policy, and train what it is compared with; ours is the first."""
+        run, dataset, seed, stages = self.run, self.dataset, self.seed, self.stages
+        validation, more = None, []
+        if choose or baselines:
+            with stages("user model of training") as update:
+                model = user_model(dataset, run.directory, seed, update)
+            if choose:
+                with stages("choosing a policy on validation") as update:
+                    validation = choose_snapshot(run, dataset, model, seed=seed, progress=update)
+            if baselines:
+                more = more_baselines(run, dataset, model, seed, stages)
+        networks = run.networks()
+        standard = standard_baselines(run, dataset, networks, seed, stages)
+        known = [] if world is None else world_baselines(world, dataset, seed)
+        return validation, [ActorPolicy.of(networks), *standard, *more, *known]
+
+    def exposure(
+        self, policies: list[Policy], course: JudgedCourse, logs: dict[str, SessionLog]
+    ) -> dict[str, ExposureResult]:
+        """What each policy shows."""
+        shown = {}
+        with self.stages("exposure") as update:
+            for number, policy in enumerate(policies, start=1):
+                log = logs[policy.name]
+                shown[policy.name] = exposure(policy, course.starts, log, self.dataset, self.seed)
+                update(number / len(policies))
+        return shown
+
+    def by_log(
+        self, policies: list[Policy], course: JudgedCourse, max_rows: int | None
+    ) -> dict[str, Any]:
+        """Every section that real answers decide; their names are the result's."""
+        dataset, seed, reward = self.dataset, self.seed, self.dataset.manifest.reward
+        networks = self.run.networks()
+        scorers: list[Scorer] = [*policies, Critic(networks), AdditiveBaseline(dataset, reward)]
+        sections: dict[str, tuple[str, Callable[[Callable[[float], None]], Any]]] = {
+            "off_policy": (
+                "off-policy estimates",
+                lambda update: off_policy_estimates(
+                    policies, dataset, course.model, max_rows=max_rows, seed=seed, progress=update
+                ),
+            ),
+            "candidates": (
+                "choices among logged candidates",
+                lambda update: candidate_values(
+                    policies, dataset, max_rows=max_rows, seed=seed, progress=update
+                ),
+            ),
+            "fitted_q": (
+                "fitted Q evaluation",
+                lambda update: fitted_q(
+                    policies,
+                    dataset,
+                    course.model,
+                    load_session_rows(dataset, seed=seed),
+                    reward,
+                    steps=course.steps,
+                    seed=seed,
+                    progress=update,
+                ),
+            ),
+            "ranking_random": (
+                "ranking of random exposures",
+                lambda update: ranking(scorers, dataset, "random", seed, update),
+            ),
+            "ranking_test": (
+                "ranking of what the platform showed",
+                lambda update: ranking(scorers, dataset, "test", seed, update),
+            ),
+            "q_correlation": (
+                "Q against answers",
+                lambda update: q_correlation(networks, dataset, reward, seed, update),
+            ),
+        }
+        found = {}
+        for section, (stage, compute) in sections.items():
+            with self.stages(stage) as update:
+                try:
+                    found[section] = compute(update)
+                except NoEvidenceError as error:
+                    self.missing[section] = str(error)
+        return found

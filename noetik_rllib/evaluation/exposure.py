@@ -75,7 +75,7 @@ def exposure(
         seed: of the intervals.
         k: length of the lists; the catalogue where that is smaller.
     """
-    first = slice(None, None, starts.sessions_per_user)
+    first = slice(None, None, len(starts.seeds))
     k = min(k, dataset.manifest.num_videos)
     lists = policy.top_k(starts.states[first], starts.user_id[first], k)
     shown = dataset.times_shown("train")

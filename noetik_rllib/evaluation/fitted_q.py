@@ -20,7 +20,7 @@ from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import WATCH_COLUMN, ResponseModel
 from noetik_rllib.envs.simulator import seconds_until_next
 from noetik_rllib.envs.starts import load_starts
-from noetik_rllib.errors import UserError
+from noetik_rllib.errors import NoEvidenceError, UserError
 from noetik_rllib.evaluation.figures import named
 from noetik_rllib.evaluation.intervals import bootstrap_by_user
 from noetik_rllib.evaluation.linear_fqe import Estimate, Support, Transitions, fit
@@ -312,13 +312,13 @@ def _chosen_users(
 
 def _check(dataset: OfflineDataset, steps: int) -> None:
     if dataset.layout.history_length < steps - 1:
-        raise UserError(
+        raise NoEvidenceError(
             f"sessions of {steps} videos need states of {steps - 1} past events or more, which "
             f"tell what a session has shown; {dataset.directory} has "
             f"{dataset.layout.history_length}: prepare it with --history-length {steps - 1}"
         )
     if dataset.manifest.num_videos < steps:
-        raise UserError(
+        raise NoEvidenceError(
             f"the catalogue has {dataset.manifest.num_videos} videos: a session of {steps} steps "
             f"that shows none twice needs at least {steps}"
         )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.rows import check_column
-from noetik_rllib.errors import UserError
+from noetik_rllib.errors import NoEvidenceError, UserError
 from noetik_rllib.offline.columns import column_to_numpy
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -70,21 +70,21 @@ class RandomLog:
         self.dataset = dataset
         where = dataset.directory
         if not dataset.manifest.parts[PART].rows:
-            raise UserError(
+            raise NoEvidenceError(
                 f"{where} has no uniformly exposed rows: off-policy estimates need a log whose "
                 "videos were drawn at random, with known probability"
             )
         rows = dataset.load(PART, ("user_id", "time_ms", "propensity"))
         late = ~dataset.before_split(rows["user_id"], rows["time_ms"])
         if not late.any():
-            raise UserError(
+            raise NoEvidenceError(
                 f"all uniformly exposed rows of {where} lie before the split "
                 f"({dataset.manifest.split_text} are for testing): prepare it with an earlier one, "
                 "noetik data prepare --split time --split-at TIME"
             )
         propensity = rows["propensity"][late]
         if not ((propensity > 0) & (propensity <= 1)).all():
-            raise UserError(
+            raise NoEvidenceError(
                 f"{where} has uniformly exposed rows of unknown propensity: say how many videos "
                 "they were drawn from, noetik data prepare --random-pool NUMBER"
             )

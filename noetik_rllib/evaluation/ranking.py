@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.estimators import run_starts
 from noetik_rllib.envs.response_quality import areas_by_user
-from noetik_rllib.errors import UserError
+from noetik_rllib.errors import NoEvidenceError
 from noetik_rllib.evaluation.groups import GroupFigures, activity_groups, figures_by_group
 from noetik_rllib.evaluation.logged_rows import logged_rows
 from noetik_rllib.evaluation.result import Interval
@@ -115,7 +115,7 @@ def ranking(
         scores.append(np.stack(given, axis=1))
     if not users:
         kind = "uniformly exposed " if candidates == "random" else ""
-        raise UserError(
+        raise NoEvidenceError(
             f"{dataset.directory} has no {kind}row from the split on in part '{candidates}': there "
             "is nothing to rank"
         )

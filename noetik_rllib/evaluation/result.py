@@ -1,20 +1,13 @@
-"""``metrics.json``: the result of an evaluation, as a file and as an object."""
+"""What figures are made of, and the figures of simulated sessions."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import FitRecord
 from noetik_rllib.envs.response_quality import ResponseQuality
-from noetik_rllib.errors import UserError
-from noetik_rllib.io import write_json
 
-METRICS_NAME = "metrics.json"
-FORMAT_VERSION = 3
 #: Metrics of a policy: the reward, then every signal; all are means per recommended video.
 METRICS = ("reward", *SIGNALS)
 
@@ -41,6 +34,9 @@ class Judge(_Strict):
     #: Its quality on their random exposures from the split time on: videos chosen blindly, which a
     #: model of the log alone overrates. None where there are none.
     quality_uniform: ResponseQuality | None
+    #: Mean of each metric over the rows of ``quality``: what the logging policy got from the real
+    #: users. For orientation: their states are not the simulated ones.
+    logged: dict[str, float]
 
 
 class Validation(_Strict):
@@ -83,58 +79,7 @@ class SessionsResult(_Strict):
     order_stability: float | None
     #: Policy -> number of different videos that it showed in all sessions together.
     distinct_videos: dict[str, int]
-    #: Mean of each metric over the logged test rows of the held-out users: what the logging policy
-    #: got from the real users. For orientation: its users' states are not the simulated ones.
-    logged: dict[str, float]
-    judge: Judge
     #: Users; seeds, of one session of each user apiece; videos per session.
     users: int
     seeds: list[int]
     steps: int
-
-
-class EvaluationResult(_Strict):
-    """Everything that ``noetik evaluate`` found out about a run's policy and the baselines."""
-
-    format_version: int = FORMAT_VERSION
-    #: Name of the run's own policy.
-    policy: str
-    #: Weights of the metric "reward": the product's, whatever the run was trained on, so that runs
-    #: with different rewards can be compared.
-    reward: RewardWeights
-    #: How the run's policy was chosen; None where the run kept only one.
-    validation: Validation | None
-    sessions: SessionsResult
-
-    def save(self, run_directory: str | Path) -> None:
-        """Write ``metrics.json`` of a run, whole or not at all."""
-        write_json(Path(run_directory) / METRICS_NAME, self.model_dump(mode="json"))
-
-    @classmethod
-    def load(cls, run_directory: str | Path) -> EvaluationResult:
-        """Read ``metrics.json`` of a run.
-
-        Raises:
-            UserError: it is missing, damaged or of another version.
-        """
-        path = Path(run_directory) / METRICS_NAME
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(
-                f"{run_directory} has no {METRICS_NAME}: run 'noetik evaluate {run_directory}'"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged: not JSON ({error}); evaluate again") from None
-        found = content.get("format_version") if isinstance(content, dict) else None
-        if found != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {found}; this release reads {FORMAT_VERSION}: "
-                "evaluate again"
-            )
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path} is damaged: {where}: {first['msg']}; evaluate again") from None

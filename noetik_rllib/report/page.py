@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.result import METRICS_NAME, EvaluationResult, Judge
+from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
+from noetik_rllib.evaluation.result import Judge
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.interpret.sentence import video_label
@@ -172,7 +173,7 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
         "result": result,
         "metrics": metrics,
         "headlines": _headlines(result) if result else [],
-        "judge": _judge(result.sessions.judge) if result else "",
+        "judge": _judge(result.judge) if result else "",
         "evaluation_reward": _reward(result.reward) if result else "",
         "evaluation": [evaluation_plot(result, m) for m in _PLOTTED if m in metrics]
         if result

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from noetik_rllib.evaluation.result import EvaluationResult
+from noetik_rllib.evaluation.evaluation_result import EvaluationResult
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.report.svg import COLOURS, FAINT, INK, style, to_svg

@@ -188,15 +188,16 @@ def _run_with_tune(
 def judge_trial(config: TrainConfig, users: int) -> dict[str, float]:
     """Train one trial and return its outcomes: mean of the reward and of every signal."""
     from noetik_rllib.evaluation.comparison import compare, prepare_course
+    from noetik_rllib.evaluation.evaluation_result import EvaluationResult
     from noetik_rllib.evaluation.policies import ActorPolicy
-    from noetik_rllib.evaluation.result import EvaluationResult
     from noetik_rllib.runs import train
 
     run = train(config)
     course = prepare_course(run.dataset(), users=users, seed=config.seed)
     policy = ActorPolicy.of(run.networks())
     sessions, _ = compare([policy], course)
-    EvaluationResult(policy=policy.name, reward=course.reward, sessions=sessions).save(
-        run.directory
+    result = EvaluationResult(
+        policy=policy.name, reward=course.reward, sessions=sessions, judge=course.judge
     )
+    result.save(run.directory)
     return {name: value.mean for name, value in sessions.policies[policy.name].items()}

@@ -12,7 +12,8 @@ from noetik_rllib.cli.errors import run as run_command
 from noetik_rllib.cli.evaluate import evaluate as evaluate_command
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluate import cloning_effort, evaluate
-from noetik_rllib.evaluation.result import METRICS, METRICS_NAME, EvaluationResult
+from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
+from noetik_rllib.evaluation.result import METRICS
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset

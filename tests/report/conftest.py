@@ -11,14 +11,8 @@ import torch
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import FitRecord
 from noetik_rllib.envs.response_quality import ResponseQuality
-from noetik_rllib.evaluation.result import (
-    METRICS,
-    EvaluationResult,
-    Interval,
-    Judge,
-    Leaving,
-    SessionsResult,
-)
+from noetik_rllib.evaluation.evaluation_result import EvaluationResult
+from noetik_rllib.evaluation.result import METRICS, Interval, Judge, Leaving, SessionsResult
 from noetik_rllib.interpret.explanation import Explainer, default_users
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.network_config import NetworkConfig
@@ -72,46 +66,46 @@ def evaluation() -> EvaluationResult:
         quit_windows=dict.fromkeys((1, 10), leaving),
         order_stability=1.0,
         distinct_videos={"iql": 61, "behaviour_cloning": 72, "random": 79},
-        logged=dict.fromkeys(METRICS, 0.3517),
-        judge=Judge(
-            fitted_on=FitRecord(
-                dataset="0" * 64,
-                part="judge",
-                family="pooled",
-                seed=0,
-                rows=4_321,
-                uniform_rows=321,
-                users=87,
-                validation_rows=99,
-                epochs=3,
-                validation_loss=1.5,
-            ),
-            quality=ResponseQuality(
-                rows=100,
-                users=9,
-                auc={**dict.fromkeys(SIGNALS), "click": 0.7351},
-                gauc=dict.fromkeys(SIGNALS),
-                log_loss=dict.fromkeys(SIGNALS, 0.4),
-                calibration_error=dict.fromkeys(SIGNALS, 0.01),
-                calibration=dict.fromkeys(SIGNALS),
-                logged_mean=dict.fromkeys(SIGNALS, 0.1),
-            ),
-            quality_uniform=ResponseQuality(
-                rows=50,
-                users=8,
-                auc={**dict.fromkeys(SIGNALS), "click": 0.6421},
-                gauc=dict.fromkeys(SIGNALS),
-                log_loss=dict.fromkeys(SIGNALS, 0.4),
-                calibration_error=dict.fromkeys(SIGNALS, 0.01),
-                calibration={**dict.fromkeys(SIGNALS), "click": 1.311},
-                logged_mean=dict.fromkeys(SIGNALS, 0.1),
-            ),
-        ),
         users=97,
         seeds=[0, 1],
         steps=10,
     )
-    return EvaluationResult(policy="iql", reward=RewardWeights(), sessions=sessions)
+    judge = Judge(
+        fitted_on=FitRecord(
+            dataset="0" * 64,
+            part="judge",
+            family="pooled",
+            seed=0,
+            rows=4_321,
+            uniform_rows=321,
+            users=87,
+            validation_rows=99,
+            epochs=3,
+            validation_loss=1.5,
+        ),
+        quality=ResponseQuality(
+            rows=100,
+            users=9,
+            auc={**dict.fromkeys(SIGNALS), "click": 0.7351},
+            gauc=dict.fromkeys(SIGNALS),
+            log_loss=dict.fromkeys(SIGNALS, 0.4),
+            calibration_error=dict.fromkeys(SIGNALS, 0.01),
+            calibration=dict.fromkeys(SIGNALS),
+            logged_mean=dict.fromkeys(SIGNALS, 0.1),
+        ),
+        quality_uniform=ResponseQuality(
+            rows=50,
+            users=8,
+            auc={**dict.fromkeys(SIGNALS), "click": 0.6421},
+            gauc=dict.fromkeys(SIGNALS),
+            log_loss=dict.fromkeys(SIGNALS, 0.4),
+            calibration_error=dict.fromkeys(SIGNALS, 0.01),
+            calibration={**dict.fromkeys(SIGNALS), "click": 1.311},
+            logged_mean=dict.fromkeys(SIGNALS, 0.1),
+        ),
+        logged=dict.fromkeys(METRICS, 0.3517),
+    )
+    return EvaluationResult(policy="iql", reward=RewardWeights(), sessions=sessions, judge=judge)
 
 
 @pytest.fixture

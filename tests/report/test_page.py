@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from noetik_rllib.cli.main import cli
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.result import METRICS_NAME, EvaluationResult
+from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
 from noetik_rllib.interpret.explanation import default_users
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.report.page import REPORT_NAME, write_report
