@@ -60,7 +60,7 @@ def demo(
     Five steps, each the same as its own command: data synth, data prepare, train, evaluate,
     explain and report.
     """
-    from noetik_rllib.cli.evaluate import comparison, remarks
+    from noetik_rllib.cli.evaluation_tables import comparison, remarks
     from noetik_rllib.cli.explain import panel
     from noetik_rllib.data.world import SyntheticWorld
     from noetik_rllib.data.world import preset as world_preset
