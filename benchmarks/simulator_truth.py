@@ -30,7 +30,7 @@ from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.world_users import WorldUsers
-from noetik_rllib.evaluation.baselines import GreedyPolicy, NoisyPolicy
+from noetik_rllib.evaluation.baselines import GreedyPolicy, NoisyPolicy, logged_reward
 from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
 from noetik_rllib.evaluation.policies import (
     FixedPolicy,
@@ -44,9 +44,6 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
 
-#: Rows that a video's click rate is drawn towards the mean by: with fewer, the best rates belong
-#: to videos that were shown a few times.
-PRIOR_ROWS = 50.0
 REWARD = RewardWeights()
 
 
@@ -73,12 +70,7 @@ class SameTagsPolicy(ScoringPolicy):
 def policies(dataset: OfflineDataset, model: ResponseModel, seed: int) -> list[Policy]:
     """Return policies from bad to good; the last is made for the training simulator."""
     n = dataset.manifest.num_videos
-    rows = dataset.load("train", ("actions", "click", "watch_ratio"))
-    shown = np.bincount(rows["actions"], minlength=n)
-    reward = 0.5 * (rows["click"] + rows["watch_ratio"])
-    total = np.bincount(rows["actions"], weights=reward, minlength=n)
-    rate = (total + PRIOR_ROWS * reward.mean()) / (shown + PRIOR_ROWS)
-
+    rate = logged_reward(dataset, REWARD)
     greedy = GreedyPolicy(model, REWARD, name="greedy on the model")
     likes = RewardWeights(click=0, watch_ratio=0, like=1)
     return [

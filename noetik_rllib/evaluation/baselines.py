@@ -1,7 +1,8 @@
-"""Baselines that a user model makes: greedy on it, and the best cycle of six videos.
+"""Baselines without reinforcement learning: greedy on a user model, the best cycle of six videos,
+and the videos of the best logged reward.
 
-The model is the training simulator's, fitted on ``train``: what anybody could do with the log
-without reinforcement learning. The judge's users and the test part are never looked at.
+The user model is the training simulator's. All are made from ``train`` alone: neither the judge's
+users nor the test part are ever looked at.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import FORMAT_VERSION, FitRecord, ResponseModel
 from noetik_rllib.envs.response_network import ResponseConfig, make_network
@@ -34,6 +35,8 @@ CACHE_VERSION = 1
 #: best of each of their states become candidates. On a world of KuaiRand-Pure's size these are 280
 #: of 7,583 videos; with a sixteenth of that depth, 1,000 states of new users had no better video.
 CANDIDATE_SESSIONS, CANDIDATE_DEPTH = 200, 64
+#: Rows with the mean of all that each video's logged reward is drawn towards.
+PRIOR_ROWS = 50.0
 #: Videos of the cycle: published policies on KuaiRand show as few as six to 100 users.
 CYCLE = 6
 #: Sessions of training users that cycles are judged by: differences of 0.01 reward show.
@@ -135,6 +138,26 @@ class CyclePolicy(FixedPolicy):
     def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """The next video of the cycle, (B,)."""
         return np.full(len(states), self.videos[shown.shape[1] % len(self.videos)])
+
+
+def logged_reward(dataset: OfflineDataset, weights: RewardWeights) -> np.ndarray:
+    """Mean logged reward of each video in ``train``, (N,), drawn towards the mean of all.
+
+    As if each had ``PRIOR_ROWS`` more rows with the mean of all: without, the best are videos that
+    were shown a few times.
+    """
+    used = [name for name in SIGNALS if getattr(weights, name)]
+    rows = dataset.load("train", ("actions", *used))
+    reward = np.sum([getattr(weights, name) * rows[name] for name in used], axis=0)
+    count = dataset.manifest.num_videos
+    total = np.bincount(rows["actions"], weights=reward, minlength=count)
+    shown = np.bincount(rows["actions"], minlength=count)
+    return np.asarray((total + PRIOR_ROWS * reward.mean()) / (shown + PRIOR_ROWS))
+
+
+def best_rewarded(dataset: OfflineDataset, weights: RewardWeights) -> FixedPolicy:
+    """The same videos for everybody: those of the highest ``logged_reward``."""
+    return FixedPolicy("best_rewarded", logged_reward(dataset, weights))
 
 
 def user_model(

@@ -18,6 +18,7 @@ from noetik_rllib.evaluation.baselines import (
     CyclePolicy,
     GreedyPolicy,
     best_cycle,
+    best_rewarded,
     greedy,
     user_model,
 )
@@ -125,6 +126,19 @@ def test_best_cycle_beats_popularity_where_it_was_found(
     dear = np.argsort(-expected)[6:12]  # behind the cycle's own, which rank first
     assert value(cycle) > value(CyclePolicy(popular, expected)) + 0.02
     assert value(cycle) > value(CyclePolicy(dear, expected))
+
+
+def test_best_rewarded_is_the_mean_of_the_log(tiny_dataset: Path) -> None:
+    """A video that was shown once and clicked would be the best, or another reward be meant."""
+    dataset, weights = OfflineDataset(tiny_dataset), RewardWeights(click=1, watch_ratio=0, like=2)
+    rows = dataset.load("train", ("actions", "click", "like"))
+    reward = rows["click"] + 2 * rows["like"]
+    policy = best_rewarded(dataset, weights)
+    states, users = np.zeros((3, 128), dtype=np.float32), np.zeros(3, dtype=np.int64)
+    for video in (0, 5, 11):
+        own = reward[rows["actions"] == video]
+        expected = (own.sum() + 50 * reward.mean()) / (len(own) + 50)
+        assert policy.score_all(states, users)[0, video] == pytest.approx(expected, rel=1e-5)
 
 
 def test_user_model_is_the_training_simulators(tiny_dataset: Path, tmp_path: Path) -> None:
