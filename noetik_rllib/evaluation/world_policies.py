@@ -63,7 +63,7 @@ class OraclePolicy(ScoringPolicy):
     The utility of a video is its quality plus what user, page and history make of its set of tags,
     one number x for all videos of a set. So the expected reward of each video is tabulated over x,
     once for each kind of page, and a state costs a look-up per video. Where a reaction has a weight
-    in the reward, which depends on the user besides, every pair is asked instead, 60 times slower.
+    in the reward, which depends on the user besides, every pair is asked instead, 20 times slower.
 
     Args:
         users: the world's users.
