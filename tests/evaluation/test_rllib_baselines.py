@@ -195,8 +195,8 @@ def test_target_network_follows_every_step(dataset: OfflineDataset) -> None:
 def test_rllibs_cloning_imitates_the_log(world: Planted, tmp_path: Path) -> None:
     """The baseline would be a straw man: what the log shows its users later must be likelier to it
     than to the popularity of train. The gain is 0.24 nats; over 2,256 rows its standard error is
-    0.02. (Of users whom it never met, in this log of 144, it only knows less: its network has
-    nothing but the state.)
+    0.02. Of users whom it never met it knows less than that, in a log of 144 users: its network
+    has nothing but the state.
     """
     dataset = world.dataset
     rows = dataset.load("test", ("obs", "actions", "user_id"))
