@@ -1,10 +1,11 @@
 """Whether off-policy intervals hold what they promise, and rank policies as the truth does.
 
 One synthetic world of 85,000 users; policies from worse than chance to nearly the best. Each
-repetition sees 400 users whom no other one sees, fewer than any KuaiRand, and estimates every policy
-from their 8,000 random rows, of which some 130 show what it would. The truth is what the world would answer in expectation, in closed form, on the rows of
-all users: the intervals are for the population that the users are drawn from. The model of dm, dr
-and switch_dr is fitted once, on the rows before the split of users held out::
+repetition sees 400 users whom no other one sees, fewer than any KuaiRand, and estimates every
+policy from their 8,000 random rows, of which some 130 show what it would. The truth is what the
+world would answer in expectation, in closed form, on the rows of all users: the intervals are for
+the population that the users are drawn from. The model of dm, dr and switch_dr is fitted once, on
+the rows before the split of users held out::
 
     .venv/bin/python benchmarks/off_policy_coverage.py
 """
