@@ -1,10 +1,11 @@
 """Whether off-policy intervals hold what they promise, and rank policies as the truth does.
 
-One synthetic world of 40,000 users; policies from worse than chance to nearly the best. Each
-repetition sees a few hundred users whom no other one sees, and estimates every policy from their
-random rows. The truth is what the world would answer in expectation, in closed form, on the rows of
-all users: the intervals are for the population that the users are drawn from. The model of dm, dr
-and switch_dr is fitted once, on the rows before the split of users held out::
+One synthetic world of 85,000 users; policies from worse than chance to nearly the best. Each
+repetition sees 400 users whom no other one sees, fewer than any KuaiRand, and estimates every
+policy from their 8,000 random rows, of which some 130 show what it would. The truth is what the
+world would answer in expectation, in closed form, on the rows of all users: the intervals are for
+the population that the users are drawn from. The model of dm, dr and switch_dr is fitted once, on
+the rows before the split of users held out::
 
     .venv/bin/python benchmarks/off_policy_coverage.py
 """
@@ -19,129 +20,28 @@ from pathlib import Path
 
 import click
 import numpy as np
+from off_policy_policies import Witness, policies
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from noetik_rllib.cli.console import out, progress_bar
 from noetik_rllib.cli.errors import run
-from noetik_rllib.data.signals import BINARY_SIGNALS, SIGNALS, RewardWeights
+from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.data.world import SyntheticWorld, WorldConfig
 from noetik_rllib.envs.response_fit import fit_response_model
+from noetik_rllib.evaluation.candidates import CANDIDATES, Choices, choice_values, choose
 from noetik_rllib.evaluation.evidence import ESTIMATORS, collect
 from noetik_rllib.evaluation.off_policy import Figures, summarise
-from noetik_rllib.evaluation.policies import Policy, RandomPolicy, ScoringPolicy, popularity
 from noetik_rllib.evaluation.random_log import RandomLog
 from noetik_rllib.evaluation.result import METRICS, Interval
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
-from noetik_rllib.state import CONTEXT_NAMES
 
 #: A quarter of the random log is before it, and the model is fitted on the held-out users' part.
 SPLIT = "2022-04-26T00:00+08:00"
 #: Metrics that are common enough on so few rows. The rare signals are withheld.
 JUDGED = ("reward", "click", "watch_ratio", "long_view")
-_TABS = slice(CONTEXT_NAMES.index("tab_0"), CONTEXT_NAMES.index("tab_0") + 15)
-
-
-class TastePolicy(ScoringPolicy):
-    """Shows what a user likes apart from habit and satiation, seen through noise.
-
-    Args:
-        name: what the table calls it.
-        world: that knows.
-        dataset: made from it.
-        gain: 1 for the best videos, -1 for the worst.
-        noise: its standard deviation, log-odds.
-        seed: of the noise.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        world: SyntheticWorld,
-        dataset: OfflineDataset,
-        gain: float,
-        noise: float,
-        seed: int,
-    ) -> None:
-        super().__init__(name, dataset.manifest.num_videos)
-        self._world, self._video_id = world, dataset.catalog.video_id
-        self._gain, self._noise = gain, noise
-        self._rng = np.random.default_rng(seed)
-
-    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
-        """True utility without history, and noise (B, N)."""
-        users = np.repeat(user_id, self.num_videos)
-        videos = np.tile(self._video_id, len(user_id))
-        utility = self._world.plain_utility(users, videos).reshape(len(user_id), -1)
-        noise = self._noise * self._rng.standard_normal(utility.shape)
-        return np.asarray((self._gain * utility + noise).astype(np.float32))
-
-
-class SameTagsPolicy(ScoringPolicy):
-    """Videos that share tags with what the user clicked in the recent history."""
-
-    def __init__(self, dataset: OfflineDataset) -> None:
-        super().__init__("tags of recent clicks", dataset.manifest.num_videos)
-        self._layout = dataset.layout
-        tags = dataset.catalog.tags
-        self._has = np.zeros((len(tags), int(tags.max()) + 1), dtype=np.float32)
-        row, place = np.nonzero(tags >= 0)
-        self._has[row, tags[row, place]] = 1.0
-
-    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
-        """Clicked past events that share a tag, less half of the others that do, (B, N)."""
-        parts = self._layout.unpack(states)
-        clicked = (parts.feedback[..., BINARY_SIGNALS.index("click")] > 0) - 0.5
-        weight = np.where(parts.present, clicked, 0.0).astype(np.float32)
-        liked = np.einsum("bh,bht->bt", weight, self._has[parts.video_index])
-        return np.asarray(liked @ self._has.T)
-
-
-class Witness:
-    """A policy that tells what its recommendations are truly worth: ``total`` (9,) over rows."""
-
-    def __init__(self, policy: Policy, world: SyntheticWorld, dataset: OfflineDataset) -> None:
-        self.name = policy.name
-        self._policy, self._world = policy, world
-        self._layout, self._video_id = dataset.layout, dataset.catalog.video_id
-        self.total = np.zeros(len(SIGNALS))
-
-    def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        """Choose as the policy does, and add up the true expected signals of that."""
-        chosen = self._policy.recommend(states, user_id, shown)
-        parts = self._layout.unpack(states)
-        truth = self._world.response(
-            user_id,
-            self._video_id[chosen],
-            np.where(parts.present, self._video_id[parts.video_index], -1),
-            parts.feedback[..., BINARY_SIGNALS.index("click")],
-            parts.context[:, _TABS].argmax(axis=1),
-        )
-        self.total += [truth[name].sum() for name in SIGNALS]
-        return chosen
-
-    def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
-        """As the policy."""
-        return self._policy.top_k(states, user_id, k)
-
-    def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
-        """As the policy."""
-        return self._policy.score(states, user_id, videos)
-
-
-def policies(world: SyntheticWorld, dataset: OfflineDataset, seed: int) -> list[Policy]:
-    """Return policies from the best to the worst, more or less; the first is ours."""
-    return [
-        TastePolicy("taste", world, dataset, 1, 0.0, seed),
-        TastePolicy("taste, noise 1.5", world, dataset, 1, 1.5, seed + 1),
-        TastePolicy("taste, noise 4", world, dataset, 1, 4.0, seed + 2),
-        SameTagsPolicy(dataset),
-        popularity(dataset),
-        RandomPolicy(dataset.manifest.num_videos, seed),
-        TastePolicy("against taste", world, dataset, -1, 1.5, seed + 3),
-    ]
 
 
 class Tally:
@@ -242,6 +142,45 @@ class Tally:
         return self._truth[self._ours] - self._truth[what.removeprefix("ours - ")]
 
 
+class ChoiceTally:
+    """The same of candidate values, whose truth is the mean over the sets of all users.
+
+    That is itself an estimate, of a hundredth of a repetition's variance or less.
+    """
+
+    def __init__(self, names: list[str], choices: Choices) -> None:
+        self._names, self._choices = names, choices
+        signals = choices.answers.mean(axis=0, dtype=np.float64)  # (P, 9)
+        self._truth = signals @ RewardWeights().as_array()
+        self._inside: list[list[bool]] = []
+        self._spearman: list[float] = []
+
+    def add(self, users: np.ndarray, seed: int) -> None:
+        """Count one repetition, of some users (V,)."""
+        kept = np.isin(self._choices.user, users)
+        some = Choices(
+            self._choices.user[kept],
+            self._choices.answers[kept],
+            self._choices.chance[kept],
+            self._choices.candidates,
+        )
+        found = choice_values(self._names, some, RewardWeights(), seed).policies
+        rewards = [found[name]["reward"] for name in self._names]
+        ends = zip(rewards, self._truth, strict=True)
+        self._inside.append([bool(of.low <= truth <= of.high) for of, truth in ends])
+        self._spearman.append(float(spearmanr([of.mean for of in rewards], self._truth)[0]))
+
+    def content(self) -> dict[str, object]:
+        """Coverage of the reward by policy and over all, and mean Spearman."""
+        coverage = np.mean(self._inside, axis=0)
+        return {
+            "truth": dict(zip(self._names, map(float, self._truth), strict=True)),
+            "coverage": dict(zip(self._names, map(float, coverage), strict=True)),
+            "pooled": float(coverage.mean()),
+            "spearman": float(np.mean(self._spearman)),
+        }
+
+
 def parts(users: int, repetitions: int, each: int, seed: int) -> Iterator[np.ndarray]:
     """Yield disjoint random sets of ``each`` users."""
     order = np.random.default_rng(seed).permutation(users)
@@ -256,9 +195,9 @@ def parts(users: int, repetitions: int, each: int, seed: int) -> Iterator[np.nda
 
 @click.command()
 @click.option("--repetitions", default=200, show_default=True)
-@click.option("--users", default=190, show_default=True, help="Users of a repetition.")
-@click.option("--rows", default=50, show_default=True, help="Random rows of a user, on average.")
-@click.option("--videos", default=40, show_default=True)
+@click.option("--users", default=400, show_default=True, help="Users of a repetition.")
+@click.option("--rows", default=26, show_default=True, help="Random rows of a user, on average.")
+@click.option("--videos", default=60, show_default=True)
 @click.option("--quality-sd", default=0.7, show_default=True, help="0: tags carry all there is.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -289,7 +228,7 @@ def main(
         world.write(Path(folder) / "world")
         update("preparing", 0.1)
         moment = round(datetime.fromisoformat(SPLIT).timestamp() * 1000)
-        settings = PrepareConfig(split="time", split_time_ms=moment, held_out_users=0.05, seed=seed)
+        settings = PrepareConfig(split="time", split_time_ms=moment, seed=seed)
         prepare(Path(folder) / "world", Path(folder) / "data", settings)
         dataset = OfflineDataset(Path(folder) / "data")
         update("fitting the model", 0.3)
@@ -305,17 +244,22 @@ def main(
         truth = {
             name: np.append(signals @ reward.as_array(), signals) for name, signals in means.items()
         }
-        tally = Tally(truth)
+        update("choosing among candidates", 0.8)
+        choices = choose(watched, log, CANDIDATES, seed, lambda share: None)
+        tally, restricted = Tally(truth), ChoiceTally(list(named), choices)
         for number, chosen in enumerate(parts(len(log.users), repetitions, users, seed)):
             some = {name: of.of_users(chosen) for name, of in named.items()}
             tally.add(summarise(some, logged[chosen], reward, seed=number))
-            update("repetitions", 0.8 + 0.2 * (number + 1) / repetitions)
-    show(tally, truth, as_json=as_json)
+            restricted.add(chosen, seed=number)
+            update("repetitions", 0.85 + 0.15 * (number + 1) / repetitions)
+    show(tally, truth, restricted.content(), as_json=as_json)
 
 
-def show(tally: Tally, truth: dict[str, np.ndarray], *, as_json: bool) -> None:
+def show(
+    tally: Tally, truth: dict[str, np.ndarray], candidates: dict[str, object], *, as_json: bool
+) -> None:
     """Print coverage and Spearman."""
-    content = tally.content()
+    content = tally.content() | {"candidates": candidates}
     if as_json:
         click.echo(json.dumps(content, indent=2))
         return
@@ -340,6 +284,10 @@ def show(tally: Tally, truth: dict[str, np.ndarray], *, as_json: bool) -> None:
     assert isinstance(spearman, dict)
     table.add_row("Spearman with the truth", *(f"{spearman[name]:.3f}" for name in ESTIMATORS))
     out.print(table)
+    out.print(
+        f"choosing among {CANDIDATES} candidates: coverage {candidates['pooled']:.3f}, "
+        f"Spearman {candidates['spearman']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -89,21 +89,47 @@ def candidate_values(
     Raises:
         UserError: there are no such rows, or no user has enough of them for a set.
     """
+    log = RandomLog(dataset, max_rows=max_rows, seed=seed)
+    choices = choose(policies, log, candidates, seed, progress or (lambda share: None))
+    names = [policy.name for policy in policies]
+    return choice_values(names, choices, reward or dataset.manifest.reward, seed)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What P policies got for their choices in S sets of candidates.
+
+    Attributes:
+        user: of each set, (S,), numbered as in ``RandomLog.users``.
+        answers: to each policy's choice, (S, P, 9).
+        chance: mean of the answers to all candidates, (S, 9).
+        candidates: videos in a set.
+    """
+
+    user: np.ndarray
+    answers: np.ndarray
+    chance: np.ndarray
+    candidates: int
+
+
+def choose(
+    policies: Sequence[Policy],
+    log: RandomLog,
+    candidates: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> Choices:
+    """Form the sets and let policies choose; see ``candidate_values``."""
     if candidates < 2:
         raise UserError(f"candidates is {candidates}: expected at least 2 to choose from")
-    progress = progress or (lambda share: None)
-    log = RandomLog(dataset, max_rows=max_rows, seed=seed)
     most = int(log.rows_of_user.max())
     if most < candidates:
         raise NoEvidenceError(
-            f"no user of {dataset.directory} has {candidates} uniformly exposed rows from the "
+            f"no user of {log.dataset.directory} has {candidates} uniformly exposed rows from the "
             f"split on, the most is {most}: choose among fewer candidates"
         )
-    weights = reward or dataset.manifest.reward
-    # Place of each set's user, and per policy the answers to its choices; chance comes last.
-    places: list[np.ndarray] = []
-    answers: list[np.ndarray] = []
     lot = np.random.default_rng(seed)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     done = 0
     for rows in log.batches():
         sets = _sets(rows, candidates)
@@ -111,13 +137,55 @@ def candidate_values(
             ties = lot.random(sets.videos.shape)
             every = np.arange(len(ties))
             chosen = [sets.signals[every, _choice(policy, sets, ties)] for policy in policies]
-            places.append(sets.place)
-            answers.append(np.stack([*chosen, sets.signals.mean(axis=1)], axis=1))
+            found.append((sets.place, np.stack(chosen, axis=1), sets.signals.mean(axis=1)))
         done += len(rows)
         progress(done / len(log))
-    names = [policy.name for policy in policies]
-    _, place = np.unique(np.concatenate(places), return_inverse=True)
-    return _result(names, place, np.concatenate(answers), weights, candidates, seed)
+    user, answers, chance = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Choices(user, answers, chance, candidates)
+
+
+def choice_values(
+    names: list[str], choices: Choices, reward: RewardWeights, seed: int
+) -> CandidateResult:
+    """Turn the choices of policies of these names into figures, with a bootstrap by user."""
+    # (S, P, 9) and (S, 9) -> (S, P + 1, 9): chance comes last
+    answers = np.concatenate([choices.answers, choices.chance[:, None]], axis=1)
+    sets, choosers, signals = answers.shape
+    users, place = np.unique(choices.user, return_inverse=True)
+    count = np.bincount(place)  # (U,)
+    # (S, P + 1, 9) -> (U, P + 1, 9)
+    tops = sum_by_user(place, answers.reshape(sets, -1), len(users)).reshape(-1, choosers, signals)
+    bottoms = np.broadcast_to(count[:, None, None], (*tops.shape[:2], 1))
+    sums = np.concatenate([tops, bottoms], axis=-1)  # (U, P + 1, 10)
+    means = ratios(sums.sum(axis=0), reward)
+    resampled = ratios(resampled_means(sums, seed), reward)
+    shown = [
+        occurrences(np.ones(sets), scaled_metrics(answers[:, number], reward)) >= MIN_OCCURRENCES
+        for number in range(choosers)
+    ]
+
+    def less(number: int, other: int) -> dict[str, Interval]:
+        return named_intervals(
+            means[number] - means[other],
+            resampled[:, number] - resampled[:, other],
+            shown[number] & shown[other],
+        )
+
+    def own(number: int) -> dict[str, Interval]:
+        return named_intervals(means[number], resampled[:, number], shown[number])
+
+    return CandidateResult(
+        policy=names[0],
+        policies={name: own(number) for number, name in enumerate(names)},
+        differences={name: less(0, number) for number, name in enumerate(names) if number},
+        chance=own(-1),
+        over_chance={name: less(number, -1) for number, name in enumerate(names)},
+        reward=reward,
+        candidates=choices.candidates,
+        sets=sets,
+        users=len(users),
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -160,49 +228,3 @@ def _choice(policy: Policy, sets: _Sets, ties: np.ndarray) -> np.ndarray:
     scores = policy.score(states, users, sets.videos.reshape(-1)).reshape(count, size)
     best = scores == scores.max(axis=1, keepdims=True)
     return np.where(best, ties, -1.0).argmax(axis=1)
-
-
-def _result(
-    names: list[str],
-    place: np.ndarray,
-    answers: np.ndarray,
-    reward: RewardWeights,
-    candidates: int,
-    seed: int,
-) -> CandidateResult:
-    """Turn the answers of S sets (S, policies + 1, 9), of users ``place`` (S,), into figures."""
-    sets, choosers, signals = answers.shape
-    count = np.bincount(place)  # (U,)
-    flat = sum_by_user(place, answers.reshape(sets, -1), len(count))
-    tops = flat.reshape(-1, choosers, signals)
-    bottoms = np.broadcast_to(count[:, None, None], (*tops.shape[:2], 1))
-    sums = np.concatenate([tops, bottoms], axis=-1)  # (U, policies + 1, 10)
-    means = ratios(sums.sum(axis=0), reward)
-    resampled = ratios(resampled_means(sums, seed), reward)
-    shown = [
-        occurrences(np.ones(sets), scaled_metrics(answers[:, number], reward)) >= MIN_OCCURRENCES
-        for number in range(choosers)
-    ]
-
-    def less(number: int, other: int) -> dict[str, Interval]:
-        return named_intervals(
-            means[number] - means[other],
-            resampled[:, number] - resampled[:, other],
-            shown[number] & shown[other],
-        )
-
-    def own(number: int) -> dict[str, Interval]:
-        return named_intervals(means[number], resampled[:, number], shown[number])
-
-    return CandidateResult(
-        policy=names[0],
-        policies={name: own(number) for number, name in enumerate(names)},
-        differences={name: less(0, number) for number, name in enumerate(names) if number},
-        chance=own(-1),
-        over_chance={name: less(number, -1) for number, name in enumerate(names)},
-        reward=reward,
-        candidates=candidates,
-        sets=sets,
-        users=len(count),
-        seed=seed,
-    )

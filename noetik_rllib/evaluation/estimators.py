@@ -97,8 +97,7 @@ def choose_threshold(
     Args:
         thresholds: candidates, (T,).
         variances: of the estimate under each, (T,).
-        dropped: probability under the policy of weights above each, (T,): the mean over rows of
-            the weights above it.
+        dropped: probability under the policy of videos whose weight is above each, (T,).
         spread: largest reward less the smallest one.
     """
     return float(thresholds[np.argmin(variances + (spread * dropped) ** 2)])

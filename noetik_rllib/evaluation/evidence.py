@@ -22,8 +22,6 @@ from noetik_rllib.offline.catalog import Catalog
 
 #: Estimators by their names in results, in the order of docs/off_policy.md.
 ESTIMATORS = ("ips", "snips", "dm", "dr", "switch_dr", "mips")
-#: Most distinct weights that are tried as switch-DR's threshold: quantiles where there are more.
-_THRESHOLDS = 20
 
 
 @dataclass(frozen=True)
@@ -91,19 +89,17 @@ class Evidence:
         return Terms(top, self.rows.astype(np.float64))
 
     def switch_threshold(self, reward: np.ndarray) -> float:
-        """Threshold of switch-DR for rewards that weigh the signals by ``reward`` (9,)."""
-        weight = self.weighted.weight
-        used = np.unique(weight[weight > 0])
-        if len(used) > _THRESHOLDS:
-            used = np.quantile(used, np.linspace(0, 1, _THRESHOLDS))
-        thresholds = np.append(used, 0.0)
-        variances, dropped = np.empty(len(thresholds)), np.empty(len(thresholds))
+        """Threshold of switch-DR for rewards that weigh the signals by ``reward`` (9,).
+
+        On a uniform log one policy's weights are all the same, so it keeps all of them or none.
+        """
+        thresholds = np.array([self.weighted.weight.max(initial=0.0), 0.0])
+        variances = np.empty(len(thresholds))
         for number, threshold in enumerate(thresholds):
             terms = self.sums("switch_dr", threshold)
             variances[number] = estimators.variance_by_user(terms.top @ reward, terms.bottom)
-            dropped[number] = weight[weight > threshold].sum() / self.rows.sum()
         spread = float(np.abs(reward).sum())
-        return estimators.choose_threshold(thresholds, variances, dropped, spread)
+        return estimators.choose_threshold(thresholds, variances, np.array([0.0, 1.0]), spread)
 
     def of_users(self, chosen: np.ndarray) -> Evidence:
         """Evidence of some of the users only.

@@ -29,6 +29,11 @@ MIN_OCCURRENCES = 10
 #: Share of recommendations of videos that the log never draws above which weights make no figure:
 #: they know nothing of those, and count them as worth nothing.
 MAX_OUTSIDE = 0.01
+#: What the interval of an estimator does not hold, for readers of its figures.
+REMARKS = {
+    "dm": "holds the users drawn, not the errors of the model, which are larger",
+    "mips": "takes a video for the mean of those with the same tags",
+}
 
 
 class Estimate(BaseModel):

@@ -1,4 +1,4 @@
-"""Off-policy estimators as functions of arrays: by hand, by their laws, and in exact expectation."""
+"""Off-policy estimators as functions of arrays: by hand, by laws, in exact expectation."""
 
 from __future__ import annotations
 

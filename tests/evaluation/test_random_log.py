@@ -99,7 +99,7 @@ def test_no_random_log(dataset: OfflineDataset) -> None:
 def test_no_row_after_the_split(dataset: OfflineDataset, tmp_path: Path) -> None:
     """Rows that policies may have been trained on would judge them, or a division by zero would."""
     early = changed(dataset, tmp_path, "time_ms", -1, 0)
-    with pytest.raises(UserError, match="lie before the split .*--split time --split-at TIME"):
+    with pytest.raises(UserError, match=r"lie before the split .*--split time --split-at TIME"):
         RandomLog(early)
 
 
@@ -107,7 +107,7 @@ def test_no_row_after_the_split(dataset: OfflineDataset, tmp_path: Path) -> None
 def test_unknown_propensity(dataset: OfflineDataset, tmp_path: Path, value: float) -> None:
     """Estimates would be made with a probability that nobody knows."""
     unknown = changed(dataset, tmp_path, "propensity", -1, value)
-    with pytest.raises(UserError, match="unknown propensity.*--random-pool NUMBER"):
+    with pytest.raises(UserError, match=r"unknown propensity.*--random-pool NUMBER"):
         RandomLog(unknown)
 
 
