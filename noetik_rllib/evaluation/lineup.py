@@ -8,7 +8,7 @@ from typing import get_args
 
 from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.world_users import WorldUsers
-from noetik_rllib.evaluation.baselines import best_cycle, greedy
+from noetik_rllib.evaluation.baselines import best_cycle, best_rewarded, greedy
 from noetik_rllib.evaluation.cloning import CloningConfig, behaviour_cloning
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy, RandomPolicy, popularity
 from noetik_rllib.evaluation.rllib_baselines import RLlibAlgorithm, RLlibEffort, rllib_baseline
@@ -51,6 +51,7 @@ def more_baselines(
         policies.append(greedy(model, dataset, weights, run.directory, seed, progress))
     with stages("best cycle of six videos") as progress:
         policies.append(best_cycle(model, dataset, weights, run.directory, seed, progress))
+    policies.append(best_rewarded(dataset, weights))
     for algorithm in get_args(RLlibAlgorithm):
         with stages(f"RLlib's {algorithm.upper()}") as progress:
             effort = rllib_effort(run)
