@@ -141,18 +141,19 @@ def encode_with_presence(encoder: StateEncoder, tokens: Tokens, presence: Tensor
         encoder: the actor's encoder.
         tokens: B states.
         presence: (B, H) in [0, 1]: an event's weight in every attention softmax is multiplied by
-            ``exp(60 (presence - 1))``; ignored at empty slots. All 1 gives
-            ``encoder.encode(tokens)``, all 0 that of an empty history to within e^-60.
+            ``exp(60 (presence - 1))``, and in the sum of the events by ``presence``; ignored at
+            empty slots. All 1 gives ``encoder.encode(tokens)``, all 0 that of an empty history to
+            within e^-60.
 
     Returns:
-        (B, D).
+        (B, 2 D).
     """
     x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
     score = torch.where(tokens.present, _FADE * (presence - 1), -torch.inf)
     mask = torch.cat([torch.zeros_like(score[:, :2]), score], dim=1)[:, None, None, :]
     for place, block in enumerate(encoder.blocks, start=1):
         x = block(x, mask, first_only=place == len(encoder.blocks))
-    return encoder.norm(x[:, 0])
+    return encoder.summary(x[:, 0], tokens.events, presence * tokens.present)
 
 
 class MarginAttributor:

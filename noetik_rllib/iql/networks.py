@@ -22,6 +22,11 @@ from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
 from noetik_rllib.offline.catalog import Catalog
 
 
+#: What the actor's query begins with: so many times the mean of the history's tokens. A video whose
+#: embedding fills a quarter of the history then begins with the log-odds of one seen three times.
+HISTORY_START = 3.0
+
+
 class Actor(nn.Module):
     """Policy over the catalogue: logit = <summary of the state, embedding of the video> / sqrt D
     + the video's bias.
@@ -34,9 +39,12 @@ class Actor(nn.Module):
     def __init__(self, config: NetworkConfig, encoder: StateEncoder | None = None) -> None:
         super().__init__()
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
-        self.query = nn.Linear(config.embedding_size, config.embedding_size)
-        self.item_bias = nn.Linear(config.embedding_size, 1)
-        self.scale = config.embedding_size**-0.5
+        size = config.embedding_size
+        self.query = nn.Linear(self.encoder.summary_size, size)
+        with torch.no_grad():
+            self.query.weight[:, size:] = HISTORY_START * torch.eye(size)
+        self.item_bias = nn.Linear(size, 1)
+        self.scale = size**-0.5
         #: Draws the videos that stand for the rest of a large catalogue; None for a small one.
         self.sampler = None
         if config.num_videos > config.exact_softmax_videos:
@@ -137,12 +145,14 @@ class QNetwork(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
-        self.heads = nn.ModuleList(SignalHead(3 * size, 2 * size, reward) for _ in range(2))
+        inputs = 2 * self.encoder.summary_size + size
+        self.heads = nn.ModuleList(SignalHead(inputs, 2 * size, reward) for _ in range(2))
 
     def from_summary(self, features: VideoFeatures, summary: Tensor, videos: Tensor) -> Tensor:
-        """Q values (2, B, S) of the videos (B,) int64, from summaries of the states (B, D)."""
+        """Q values (2, B, S) of the videos (B,) int64, from summaries of the states (B, 2 D)."""
         video = self.encoder.tower(features, videos)
-        joint = torch.cat([summary, video, summary * video], dim=-1)  # (B, 3 D)
+        # Attention's part and the history's, each against the video.
+        joint = torch.cat([summary, video, summary * video.repeat(1, 2)], dim=-1)  # (B, 5 D)
         return torch.stack([head(joint) for head in self.heads])
 
     def forward(self, features: VideoFeatures, states: Tensor, videos: Tensor) -> Tensor:
@@ -162,7 +172,7 @@ class VNetwork(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
-        self.head = SignalHead(size, 2 * size, reward)
+        self.head = SignalHead(self.encoder.summary_size, 2 * size, reward)
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """V (B, S) of states (B, state size)."""

@@ -111,7 +111,13 @@ class Block(nn.Module):
 
 
 class StateEncoder(nn.Module):
-    """Summary of a state by a transformer over a user, a context and up to H event tokens."""
+    """Summary of a state by a transformer over a user, a context and up to H event tokens.
+
+    Beside what attention makes of a state, the summary holds the plain sum of its events, so that
+    a video like those in the history can be told by a product with its own embedding. Attention
+    alone would have to learn to copy them through four layers: cloning a log of strong tastes,
+    it got half as far in as many steps (docs/iql.md).
+    """
 
     def __init__(self, config: NetworkConfig, tower: VideoTower) -> None:
         super().__init__()
@@ -125,6 +131,8 @@ class StateEncoder(nn.Module):
         self.recency = nn.Embedding(config.history_length, size)
         self.blocks = nn.ModuleList(Block(size, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(size)
+        #: Numbers of a summary.
+        self.summary_size = 2 * size
 
     def embed(self, features: VideoFeatures, states: Tensor) -> Tokens:
         """Turn states (B, state size) into tokens."""
@@ -142,7 +150,7 @@ class StateEncoder(nn.Module):
         )
 
     def encode(self, tokens: Tokens, attention: list[Tensor] | None = None) -> Tensor:
-        """Summarise tokens as (B, D): the user token after the last block.
+        """Summarise tokens as (B, 2 D): see ``summary``.
 
         Args:
             tokens: B states.
@@ -154,10 +162,21 @@ class StateEncoder(nn.Module):
         mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
         for place, block in enumerate(self.blocks, start=1):
             x = block(x, mask, first_only=place == len(self.blocks), attention=attention)
-        return self.norm(x[:, 0])
+        return self.summary(x[:, 0], tokens.events, tokens.present)
+
+    def summary(self, user: Tensor, events: Tensor, presence: Tensor) -> Tensor:
+        """Join the user token after the last block (B, D) and the sum of the events, (B, 2 D).
+
+        Args:
+            user: (B, D).
+            events: tokens before the first block, (B, H, D).
+            presence: what each counts in the sum, (B, H); 0 at empty slots.
+        """
+        total = (events * presence[..., None]).sum(dim=1) / self.layout.history_length
+        return torch.cat([self.norm(user), total], dim=-1)
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
-        """Summarise states (B, state size) as (B, D)."""
+        """Summarise states (B, state size) as (B, 2 D)."""
         return self.encode(self.embed(features, states))
 
 

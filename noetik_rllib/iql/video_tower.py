@@ -77,8 +77,9 @@ class VideoTower(nn.Module):
         self.upload_type = nn.Embedding(config.num_upload_types + 1, size)
         self.numeric = nn.Linear(len(NUMERIC_NAMES), size)
         self.norm = nn.LayerNorm(size)
-        # Identity embeddings start small: what generalises is learnt first, exceptions later.
-        for embedding in (self.video_id, self.author):
+        # Only tags start large: videos are alike by them at first. What hardly tells videos apart,
+        # as their two types, or tells of one alone, as its identity, is learnt as exceptions.
+        for embedding in (self.video_id, self.author, self.video_type, self.upload_type):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, features: VideoFeatures, index: Tensor | None = None) -> Tensor:
