@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format results clean
 
 demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
 	$(BIN)/noetik demo --overwrite
@@ -16,6 +16,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# KUAIRAND=FOLDER adds the experiment on KuaiRand-Pure's own rows.
+results: $(INSTALLED) ## every figure of docs/results.md, in hours
+	$(BIN)/python benchmarks/results.py $(if $(KUAIRAND),--source $(KUAIRAND))
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
