@@ -30,9 +30,9 @@ from noetik_rllib.evaluation.random_log import RandomLog, RandomRows
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.offline.dataset import OfflineDataset
 
-#: More candidates leave a policy more to gain, and fewer sets and users to see it in. In units of the
-#: interval, 5 and 10 tell a policy from chance the best (docs/off_policy.md), and 10 shows more of
-#: what it can.
+#: More candidates leave a policy more to gain, and fewer sets and users to see it in. In units of
+#: the interval, 5 and 10 tell a policy from chance the best (docs/off_policy.md), and 10 shows more
+#: of what it can.
 CANDIDATES = 10
 
 
