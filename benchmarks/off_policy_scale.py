@@ -3,7 +3,7 @@ r"""Time and peak memory of the off-policy estimates and of candidate values on 
 On the synthetic ``pure`` world, which has KuaiRand-Pure's 1,186,059 random rows and 7,583 videos::
 
     .venv/bin/noetik data synth --preset pure --out data/pure-world
-    .venv/bin/noetik data prepare data/pure-world --out data/pure \
+    .venv/bin/noetik data prepare --source data/pure-world --out data/pure \
         --split time --split-at 2022-05-01T00:00+08:00
     .venv/bin/python benchmarks/off_policy_scale.py --world data/pure-world --data data/pure
 

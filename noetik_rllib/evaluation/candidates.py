@@ -30,9 +30,9 @@ from noetik_rllib.evaluation.random_log import RandomLog, RandomRows
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.offline.dataset import OfflineDataset
 
-#: Half of KuaiRand-Pure's users have 14 random rows or more from 1 May on. With 10 candidates all
-#: of those count, and a policy has something to choose from; docs/off_policy.md has figures for
-#: other numbers.
+#: More candidates leave a policy more to gain, and fewer sets and users to see it in. In units of
+#: the interval, 5 and 10 tell a policy from chance the best (docs/off_policy.md), and 10 shows more
+#: of what it can.
 CANDIDATES = 10
 
 

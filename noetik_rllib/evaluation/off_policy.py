@@ -50,6 +50,8 @@ class Estimate(BaseModel):
     effective_rows: float | None
     #: Why there is no figure; None where there is one.
     reason: str | None
+    #: What the interval does not hold (``REMARKS``); None where it holds what it says.
+    remark: str | None
 
 
 class PolicyEstimates(BaseModel):
@@ -225,7 +227,12 @@ def _checked(
     weights = evidence.weights_of(estimator, threshold)
     if weights is None:
         blank = Estimate(
-            metrics={}, matched_rows=None, largest_weight=None, effective_rows=None, reason=None
+            metrics={},
+            matched_rows=None,
+            largest_weight=None,
+            effective_rows=None,
+            reason=None,
+            remark=REMARKS.get(estimator),
         )
         return blank, np.ones(len(METRICS), dtype=bool)
     size, matched = effective_size(weights), int((weights > 0).sum())
@@ -249,6 +256,7 @@ def _checked(
         largest_weight=float(weights.max(initial=0.0)),
         effective_rows=size,
         reason=reason,
+        remark=REMARKS.get(estimator),
     )
     if reason:
         return found, np.zeros(len(METRICS), dtype=bool)

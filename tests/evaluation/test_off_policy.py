@@ -145,6 +145,9 @@ def test_the_whole_way(world: Planted, late: RandomRows) -> None:
         assert result.differences["contrarian"][estimator] == {}
     assert set(contrarian["dm"].metrics) == set(METRICS)
     assert contrarian["dm"].effective_rows is None
+    # A reader would take the model's interval for one that holds the truth.
+    assert "not the errors of the model" in str(contrarian["dm"].remark)
+    assert contrarian["dr"].remark is None
     matched = result.policies["common"].estimates["ips"]
     assert matched.reason == (
         f"the weights of common count as {matched.matched_rows} rows, fewer than the 100 that an "
