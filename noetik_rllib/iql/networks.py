@@ -21,7 +21,6 @@ from noetik_rllib.iql.transformer import StateEncoder, Tokens
 from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
 from noetik_rllib.offline.catalog import Catalog
 
-
 #: What the actor's query begins with: so many times the mean of the history's tokens. A video whose
 #: embedding fills a quarter of the history then begins with the log-odds of one seen three times.
 HISTORY_START = 3.0
