@@ -127,6 +127,35 @@ def test_without_a_random_log_the_rest_stands(
     assert "No off policy:" in capsys.readouterr().out
 
 
+def test_all_baselines_and_the_truth(run: Run, tiny_world: Path) -> None:
+    """A baseline that ours is judged by would be missing, or the true users would
+    answer as the simulated ones do.
+    """
+    result = evaluate(run, users=10, seeds=2, baselines=True, world=tiny_world)
+    assert list(result.sessions.policies) == [
+        "iql",
+        "behaviour_cloning",
+        "popularity",
+        "random",
+        "greedy",
+        "best_cycle",
+        "best_rewarded",
+        "rllib_bc",
+        "rllib_marwil",
+        "rllib_cql",
+        "logging",
+        "oracle",
+    ]
+    truth = result.true_sessions
+    assert truth is not None
+    best = max(truth.policies, key=lambda name: truth.policies[name]["reward"].mean)
+    assert best == "oracle"
+    assert truth.policies["oracle"] != result.sessions.policies["oracle"]
+    assert result.sessions.distinct_videos["best_cycle"] == 6
+    with pytest.raises(UserError, match=r"is not a synthetic world|world\.json"):
+        evaluate(run, users=4, seeds=1, world=run.directory)
+
+
 def test_validation_chooses_the_better_policy(run: Run) -> None:
     """The last policy would be the run's though an earlier one is better; or what is explained
     would be another than what is evaluated.
