@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError, model_validator
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, atomic_path, write_json
-from noetik_rllib.iql.network_config import NetworkConfig, NetworkSizes
+from noetik_rllib.iql.network_config import NETWORK_VERSION, NetworkConfig, NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.iql.settings import IQLSettings, explain
@@ -138,6 +138,7 @@ def save_policy(directory: Path, networks: IQLNetworks, data: Path) -> None:
         content = {
             "layout_version": LAYOUT_VERSION,
             "dataset_sha256": OfflineDataset(data).fingerprint,
+            "network_version": NETWORK_VERSION,
             "network": networks.config.model_dump(),
             "reward": networks.reward.model_dump(),
         }
@@ -250,8 +251,14 @@ class Run:
         iteration = self.chosen_iteration() if iteration is None else iteration
         folder = self._policy_folder(iteration)
         path = folder / _WEIGHTS_NAME
+        content = self._policy_config(folder)
+        version = content.get("network_version")
+        if version != NETWORK_VERSION:
+            raise UserError(
+                f"{folder} holds networks of version {version}; this release uses "
+                f"{NETWORK_VERSION}: train it again"
+            )
         try:
-            content = self._policy_config(folder)
             networks = IQLNetworks(
                 NetworkConfig.model_validate(content["network"]),
                 reward=RewardDecomposition.model_validate(content["reward"]),

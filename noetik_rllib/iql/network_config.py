@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from noetik_rllib.offline.manifest import Manifest
 
+#: Raised when the same sizes make other networks: older weights no longer fit.
+NETWORK_VERSION = 2
+
 
 class NetworkSizes(BaseModel):
     """Sizes of the networks that are a choice; options of ``noetik train``."""

@@ -258,12 +258,41 @@ def test_damage_is_named(run: Run, tmp_path: Path) -> None:
     policy.write_text(json.dumps(content | {"layout_version": 0}))
     with pytest.raises(UserError, match="state layout 0; this release uses"):
         Run.open(folder)
+    policy.write_text(json.dumps(content | {"network_version": 1}))
+    with pytest.raises(UserError, match="networks of version 1; this release uses"):
+        Run.open(folder).networks()
     damage(policy)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         Run.open(folder)
     (folder / "config.yaml").write_text("expectile: 2\n")
     with pytest.raises(UserError, match=r"config\.yaml is damaged: expectile is 2"):
         Run.open(folder)
+
+
+def test_policies_are_kept_along_the_run(run: Run, tmp_path: Path) -> None:
+    """Fails if validation has nothing to choose from, chooses among copies of one policy, or if
+    what it chose is not what the run's policy is from then on.
+    """
+    folder = copy_of(run, tmp_path)
+    opened = Run.open(folder)
+    assert opened.snapshots() == opened.config.snapshot_iterations
+    first, last = opened.snapshots()[0], opened.snapshots()[-1]
+    assert last == opened.config.iterations
+    assert opened.chosen_iteration() == last
+
+    def bias(iteration: int | None) -> torch.Tensor:
+        return opened.networks(iteration).actor.item_bias.weight.detach()
+
+    assert torch.equal(bias(None), bias(last))
+    assert not torch.equal(bias(first), bias(last))
+    opened.choose(first)
+    assert torch.equal(bias(None), bias(first))
+    (folder / "chosen.json").write_text('{"iteration": 99}')
+    with pytest.raises(UserError, match="names iteration 99, of which the run has no policy"):
+        opened.networks()
+    (folder / "chosen.json").write_text("{")
+    with pytest.raises(UserError, match=r"chosen\.json is damaged"):
+        opened.networks()
 
 
 def test_a_cut_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
