@@ -139,9 +139,12 @@ class ResponseModel:
         videos: np.ndarray,
         user_id: np.ndarray | None = None,
         *,
-        uniform: bool = True,
+        uniform: bool | np.ndarray = True,
     ) -> tuple[AnswerDistribution, np.ndarray]:
-        """Return ``distribution`` and what its parameters are linear in, (B, hidden) float32."""
+        """Return ``distribution`` and what its parameters are linear in, (B, hidden) float32.
+
+        ``uniform`` may differ by row, (B,).
+        """
         if videos.shape != states.shape[:1]:
             raise ValueError(
                 f"expected one video per state, got {videos.shape} for states {states.shape}"
@@ -151,6 +154,7 @@ class ResponseModel:
                 f"videos must be 0 to {self.num_videos - 1}, got {videos.min()} to {videos.max()}"
             )
         users = self._places(user_id, len(states))
+        exposure = torch.from_numpy(np.broadcast_to(uniform, videos.shape).astype(np.float32))
         binary = np.empty((len(videos), len(BINARY_SIGNALS)))
         watch = np.empty((len(videos), self._values.shape[1]))
         values = np.empty_like(watch)
@@ -160,8 +164,7 @@ class ResponseModel:
                 rows = slice(first, first + CHUNK)
                 chunk, index = _tensor(states[rows]), _tensor(videos[rows])
                 candidate = self._table[index]
-                exposure = torch.full((len(chunk),), float(uniform))
-                hidden = self.network.hidden(chunk, self._past(chunk), candidate, exposure)
+                hidden = self.network.hidden(chunk, self._past(chunk), candidate, exposure[rows])
                 hidden = hidden + self.network.person(users[rows], candidate)
                 last = self.network.last(hidden)
                 features[rows] = last.numpy()
@@ -181,6 +184,35 @@ class ResponseModel:
     ) -> np.ndarray:
         """Expected signals (B, 9) float32, in ``SIGNALS`` order; arguments as ``distribution``."""
         return self.distribution(states, videos, user_id, uniform=uniform).expected
+
+    def describe_lists(
+        self, states: np.ndarray, lists: np.ndarray, user_id: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``describe``, for lists of videos (B, L), a list in each state (B, state size).
+
+        A state is read once for its whole list.
+
+        Returns:
+            Expected signals (B, L, 9) and what they follow from (B, L, hidden), float32.
+        """
+        users = self._places(user_id, len(states))
+        expected = np.empty((*lists.shape, len(SIGNALS)), dtype=np.float32)
+        features = np.empty((*lists.shape, self.config.hidden_size), dtype=np.float32)
+        values, network = self._values.float(), self.network
+        step = max(1, CHUNK // lists.shape[1])
+        with torch.no_grad():
+            for first in range(0, len(states), step):
+                rows = slice(first, first + step)
+                chunk, index = _tensor(states[rows]), _tensor(lists[rows])
+                hidden = network.lists(chunk, self._past(chunk), self._table[index], users[rows])
+                last = network.last(hidden)
+                features[rows] = last.numpy()
+                binary, bins = network.form.probabilities(
+                    network.output(last), network.limits[index]
+                )
+                expected[rows][..., list(BINARY_COLUMNS)] = binary.numpy()
+                expected[rows][..., WATCH_COLUMN] = (bins * values[index]).sum(-1).numpy()
+        return expected, features
 
     def reward_matrix(
         self,

@@ -121,14 +121,18 @@ class ResponseNetwork(nn.Module, abc.ABC):
             self.from_exposure.bias.zero_()
 
     @abc.abstractmethod
-    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
-        """The hidden layer (B, hidden) for one video per state, if the user was never met.
+    def stranger_lists(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """The hidden layer (B, L, hidden) for L videos per state, if the user was never met.
 
         Args:
             states: (B, state size).
             past: embeddings of the history's videos, (B, H, D).
-            videos: embeddings of the candidates, (B, D).
+            videos: embeddings of the candidates, (B, L, D).
         """
+
+    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """``stranger_lists`` (B, hidden) for one video per state, with embeddings (B, D)."""
+        return self.stranger_lists(states, past, videos[:, None])[:, 0]
 
     @abc.abstractmethod
     def read(self, states: Tensor, past: Tensor) -> tuple[Tensor, ...]:
@@ -181,6 +185,12 @@ class ResponseNetwork(nn.Module, abc.ABC):
             self.output.bias[:, None], self.output.weight, self.before_output(hidden)
         )
 
+    def lists(self, states: Tensor, past: Tensor, videos: Tensor, users: Tensor) -> Tensor:
+        """Hidden layer (B, L, hidden) for uniformly chosen videos (B, L, D), users at (B,)."""
+        hidden = self.stranger_lists(states, past, videos)
+        hidden = hidden + (self.from_video(videos) + self.from_exposure(videos))
+        return hidden + self.person(users[:, None], videos)
+
     def last(self, hidden: Tensor) -> Tensor:
         """What the outputs are linear in, (..., hidden), from (..., hidden)."""
         return F.gelu(hidden)
@@ -191,7 +201,7 @@ class ResponseNetwork(nn.Module, abc.ABC):
         return outputs
 
     def before_output(self, hidden: Tensor) -> Tensor:
-        """What ``output`` reads, (hidden, P), from hidden layers (hidden, P), as in ``head``."""
+        """As ``last``, for hidden layers (hidden, P) of P videos side by side."""
         return F.gelu(hidden)
 
     def is_finite(self) -> bool:
@@ -263,11 +273,13 @@ class PooledNetwork(ResponseNetwork):
         # (M, K * D) -> (M, K, D)
         return self.query(videos).view(len(videos), -1, size) * size**-0.5
 
-    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
-        """See ``ResponseNetwork.stranger``."""
+    def stranger_lists(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_lists``."""
         interests, hidden = self.read(states, past)
-        match = (interests * self.queries(videos)).sum(-1)  # (B, K)
-        return hidden + self.from_match(match)
+        # (B, L, D) -> (B, L, K, D)
+        queries = self.queries(videos.flatten(0, 1)).unflatten(0, videos.shape[:2])
+        match = (interests[:, None] * queries).sum(-1)  # (B, L, K)
+        return hidden[:, None] + self.from_match(match)
 
     def stranger_column(self, read: tuple[Tensor, ...], videos: Candidates) -> Tensor:
         """See ``ResponseNetwork.stranger_column``."""
@@ -310,11 +322,12 @@ class AttentiveNetwork(ResponseNetwork):
         queries: Tensor = self.query(videos) * self.config.tower.embedding_size**-0.5
         return queries
 
-    def stranger(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
-        """See ``ResponseNetwork.stranger``."""
+    def stranger_lists(self, states: Tensor, past: Tensor, videos: Tensor) -> Tensor:
+        """See ``ResponseNetwork.stranger_lists``."""
         hidden, keys, values, absent = self.read(states, past)
-        weight = torch.softmax((keys @ self.queries(videos)[..., None])[..., 0] + absent, dim=-1)
-        return hidden + (weight[:, None] @ values)[:, 0]
+        scores = self.queries(videos) @ keys.transpose(1, 2)  # (B, L, H + 1)
+        weight = torch.softmax(scores + absent[:, None], dim=-1)
+        return hidden[:, None] + weight @ values
 
     def stranger_column(self, read: tuple[Tensor, ...], videos: Candidates) -> Tensor:
         """See ``ResponseNetwork.stranger_column``."""
@@ -328,7 +341,7 @@ class AttentiveNetwork(ResponseNetwork):
         return F.gelu(hidden + self.deep(F.gelu(hidden)))
 
     def before_output(self, hidden: Tensor) -> Tensor:
-        """What ``output`` reads, (hidden, P), from hidden layers (hidden, P), as in ``head``."""
+        """As ``last``, for hidden layers (hidden, P) of P videos side by side."""
         deep = torch.addmm(self.deep.bias[:, None], self.deep.weight, F.gelu(hidden))
         return F.gelu(deep.add_(hidden))
 
