@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.evaluation.figures import named, sums_by_user
-from noetik_rllib.evaluation.intervals import bootstrap_ratio
+from noetik_rllib.evaluation.intervals import Intervals, bootstrap_ratio
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -122,16 +122,23 @@ def figures_by_group(
     counts = sums_by_user(weight, cell, cells).reshape(shape)
     sums = sums_by_user(np.where(known, values, 0.0) * weight, cell, cells).reshape(shape)
     rows = np.bincount(cell, minlength=cells).reshape(len(users), len(names))
-    result: dict[str, GroupFigures] = {}
-    for place, name in enumerate(names):
-        there = counts[:, place].any(axis=0)  # (M,)
-        figures: dict[str, Interval] = {}
-        if there.any():
-            found = bootstrap_ratio(sums[:, place, there], counts[:, place, there], seed)
-            figures = named([metrics[i] for i in np.flatnonzero(there)], found)
-        result[name] = GroupFigures(
+    there = np.asarray(counts.any(axis=0))  # (G, M)
+    figures: list[dict[str, Interval]] = [{} for _ in names]
+    if there.any():
+        # One call for all groups: drawing the resamples is most of the work.
+        found = bootstrap_ratio(sums[:, there], counts[:, there], seed)
+        of_group = np.nonzero(there)[0]
+        for place in np.unique(of_group):
+            own = of_group == place
+            labels = [metrics[column] for column in np.flatnonzero(there[place])]
+            figures[place] = named(
+                labels, Intervals(found.mean[own], found.low[own], found.high[own])
+            )
+    return {
+        name: GroupFigures(
             users=int((rows[:, place] > 0).sum()),
             rows=int(rows[:, place].sum()),
-            metrics=figures,
+            metrics=figures[place],
         )
-    return result
+        for place, name in enumerate(names)
+    }
