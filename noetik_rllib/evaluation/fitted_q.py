@@ -107,6 +107,23 @@ class SessionRows:
         """Number of uniformly exposed rows."""
         return int((~self.chosen).sum())
 
+    def of_users(self, places: np.ndarray) -> SessionRows:
+        """Return the rows and starts of the users at places (u,) among ``users``, ascending."""
+        places = np.sort(places)
+        rows = np.isin(self.user, places)
+        starts = np.isin(self.start_user, places)
+        return SessionRows(
+            users=self.users[places],
+            user=np.searchsorted(places, self.user[rows]),
+            states=self.states[rows],
+            next_states=self.next_states[rows],
+            videos=self.videos[rows],
+            signals=self.signals[rows],
+            chosen=self.chosen[rows],
+            start_user=np.searchsorted(places, self.start_user[starts]),
+            start_states=self.start_states[starts],
+        )
+
 
 def load_session_rows(
     dataset: OfflineDataset,
@@ -190,11 +207,11 @@ def fitted_q(
     """
     _check(dataset, steps)
     progress = progress or (lambda share: None)
-    features = SessionFeatures(model, dataset, selection=rows.uniform_rows > 0)
+    features = SessionFeatures(model, dataset, steps, selection=rows.uniform_rows > 0)
     pseudo_values: dict[str, np.ndarray] = {}
     figures: dict[str, FittedQFigures] = {}
     for number, policy in enumerate(policies):
-        described, matched = transitions(policy, features, dataset, rows, steps)
+        described, matched = transitions(policy, features, dataset, rows)
         estimate = fit(described, RIDGE)
         warnings = _warnings(policy.name, estimate.support, rows)
         metrics: dict[str, Interval] = {}
@@ -233,44 +250,57 @@ def with_reward(estimate: Estimate, reward: RewardWeights) -> np.ndarray:
 
 
 def transitions(
-    policy: Policy,
-    features: SessionFeatures,
-    dataset: OfflineDataset,
-    rows: SessionRows,
-    steps: int,
+    policy: Policy, features: SessionFeatures, dataset: OfflineDataset, rows: SessionRows
 ) -> tuple[Transitions, float]:
     """Describe rows, and what a policy would show after them and first; also its matched share."""
-    user_id = rows.users[rows.user]
+    steps, user_id = features.steps, rows.users[rows.user]
+    click = features.click_column
+
     listed = policy.top_k(rows.states, user_id, steps)
-    ahead = features.ahead(rows.states, user_id, listed)
-    logged = features.of(rows.states, user_id, rows.videos, ahead, rows.chosen)
     matched = float((listed[:, 0] == rows.videos).mean())
+    logged = features.pairs(rows.states, user_id, rows.videos, rows.chosen)
+    newest = dataset.layout.unpack(rows.states).video_index
+    prospect = features.prospect(rows.states, user_id, listed)
+    ahead = [
+        features.ahead(prospect, logged[:, click], rows.videos, newest[:, :step], rows.chosen)
+        for step in range(steps)
+    ]
 
     listed = policy.top_k(rows.next_states, user_id, steps)
-    ahead = features.ahead(rows.next_states, user_id, listed)
-    newest = dataset.layout.unpack(rows.next_states).video_index[:, : steps - 1]
-    shows = choices(listed, newest)  # (R, H - 1)
-    after = features.of(rows.next_states, user_id, shows[:, 0], ahead)
-    changes = []
-    for step in range(1, steps - 1):
-        index = np.flatnonzero(shows[:, step] != shows[:, step - 1])
-        changed = features.of(
-            rows.next_states[index], user_id[index], shows[index, step], ahead[index]
-        )
+    newest = dataset.layout.unpack(rows.next_states).video_index
+    prospect = features.prospect(rows.next_states, user_id, listed)
+    shows = choices(listed, newest[:, : steps - 1])  # (R, H - 1)
+    after = features.pairs(rows.next_states, user_id, shows[:, 0])
+    clicks = after[:, click].copy()
+    changes: list[tuple[np.ndarray, np.ndarray]] = []
+    ahead_after = [features.ahead(prospect, clicks, shows[:, 0], newest[:, :1])]
+    for step in range(2, steps):
+        video = shows[:, step - 1]
+        index = np.flatnonzero(video != shows[:, step - 2])
+        changed = features.pairs(rows.next_states[index], user_id[index], video[index])
+        clicks[index] = changed[:, click]
         changes.append((index, changed))
+        ahead_after.append(features.ahead(prospect, clicks, video, newest[:, :step]))
 
     start_id = rows.users[rows.start_user]
     listed = policy.top_k(rows.start_states, start_id, steps)
-    ahead = features.ahead(rows.start_states, start_id, listed)
-    start = features.of(rows.start_states, start_id, listed[:, 0], ahead)
+    prospect = features.prospect(rows.start_states, start_id, listed)
+    start = features.pairs(rows.start_states, start_id, listed[:, 0])
+    start_ahead = features.ahead(
+        prospect, start[:, click], listed[:, 0], np.empty((len(start), 0), dtype=np.int64)
+    )
     described = Transitions(
         user=rows.user,
-        features=logged,
         signals=rows.signals,
+        features=logged,
+        ahead=np.stack(ahead, axis=1),
         after=after,
         changes=changes,
+        ahead_after=np.stack(ahead_after, axis=1),
         start_user=rows.start_user,
         start=start,
+        start_ahead=start_ahead,
+        prior=features.prior(start_ahead.shape[1]),
     )
     return described, matched
 
