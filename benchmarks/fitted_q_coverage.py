@@ -134,8 +134,8 @@ class Coverage:
     high: np.ndarray
 
 
-def starts_of(rows: SessionRows, sessions: int) -> SessionStarts:
-    """Start ``sessions`` sessions of every user of some rows."""
+def starts_of(rows: SessionRows, seeds: range) -> SessionStarts:
+    """Start a session of every user of some rows with each seed."""
     order = np.argsort(rows.start_user, kind="stable")
     distinct, first = np.unique(rows.start_user[order], return_index=True)
     found = Starts(
@@ -144,18 +144,18 @@ def starts_of(rows: SessionRows, sessions: int) -> SessionStarts:
         users=rows.users[distinct],
         first=np.append(first, len(order)),
     )
-    return SessionStarts.draw(found, len(distinct), sessions, seed=1)
+    return SessionStarts.draw(found, len(distinct), seeds)
 
 
 def true_sums(
     policies: list[Policy], simulator: Simulator, rows: SessionRows, seed: int
 ) -> np.ndarray:
     """Sum over users of the mean of ``METRICS`` per video of their sessions, (P, 10)."""
-    starts = starts_of(rows, TRUE_SESSIONS)
+    starts = starts_of(rows, range(seed, seed + TRUE_SESSIONS))
     sums = []
     for policy in policies:
-        log = run_sessions(policy, simulator, starts, steps=STEPS, seed=seed)
-        signals = log.by_user(TRUE_SESSIONS).sum(axis=0)
+        log = run_sessions(policy, simulator, starts, steps=STEPS)
+        signals = log.by_user().sum(axis=0)
         sums.append(np.concatenate([[signals @ REWARD.as_array()], signals]))
     return np.stack(sums)
 

@@ -54,11 +54,11 @@ def test_a_policy_that_does_not_personalise_is_seen(world: Planted) -> None:
     """Popularity would look as if it knew its users; chance shows two users 10 of 60 videos each,
     so shares a sixth of them.
     """
-    starts = SessionStarts.draw(load_starts(world.dataset, "test"), 60, 2, seed=0)
+    starts = SessionStarts.draw(load_starts(world.dataset, "test"), 60, range(2))
     simulator = Simulator.for_dataset(world.dataset, world.judge)
     results = {}
     for policy in (popularity(world.dataset), RandomPolicy(60)):
-        log = run_sessions(policy, simulator, starts, steps=10, seed=0)
+        log = run_sessions(policy, simulator, starts, steps=10)
         results[policy.name] = exposure(policy, starts, log, world.dataset, seed=0)
     same, chance = results["popularity"], results["random"]
     assert same.top.overlap == same.sessions.overlap == 1.0

@@ -75,11 +75,11 @@ def test_estimates_are_near_the_truth_and_ranked_as_it_is(
     of the method. Coverage is measured on a world a hundred times as large
     (``benchmarks/fitted_q_coverage.py``).
     """
-    starts = SessionStarts.draw(load_starts(world.dataset, "test"), 10**6, 20, seed=0)
+    starts = SessionStarts.draw(load_starts(world.dataset, "test"), 10**6, range(20))
     simulator = Simulator(WorldUsers(world.world, world.dataset), world.dataset.catalog.duration_ms)
     truth, found = [], []
     for policy in policies:
-        log = run_sessions(policy, simulator, starts, steps=STEPS, seed=0)
+        log = run_sessions(policy, simulator, starts, steps=STEPS)
         truth.append(float(log.signals.mean((0, 1)) @ REWARD.as_array()))
         figures = result.policies[policy.name]
         assert set(figures.metrics) == set(METRICS)
