@@ -10,7 +10,7 @@ import pytest
 from noetik_rllib.envs.simulator import FittedUsers, Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.comparison import Course, compare, prepare_course
+from noetik_rllib.evaluation.comparison import JudgedCourse, compare, prepare_course
 from noetik_rllib.evaluation.policies import (
     FixedPolicy,
     Policy,
@@ -22,7 +22,7 @@ from tests.envs.planted import Planted
 
 
 @pytest.fixture(scope="module")
-def course(world: Planted) -> Course:
+def course(world: Planted) -> JudgedCourse:
     return prepare_course(world.dataset, users=50, seeds=2)
 
 
@@ -42,13 +42,13 @@ class Taste(ScoringPolicy):
         return self._sign * self._world.taste(user_id).astype(np.float32)
 
 
-def play(course: Course, policy: Policy, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def play(course: JudgedCourse, policy: Policy, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     starts = dataclasses.replace(course.starts, seeds=(seed, seed + 1))
     log = run_sessions(policy, course.simulator, starts, steps=course.steps)
     return log.videos, log.signals
 
 
-def test_no_video_twice_and_the_best_first(course: Course) -> None:
+def test_no_video_twice_and_the_best_first(course: JudgedCourse) -> None:
     """A policy would collect one video's reward ten times, or not be greedy."""
     scores = np.random.default_rng(0).random(60)
     videos, signals = play(course, constant(scores))
@@ -57,7 +57,7 @@ def test_no_video_twice_and_the_best_first(course: Course) -> None:
     np.testing.assert_array_equal(videos, np.tile(np.argsort(-scores)[:10], (100, 1)))
 
 
-def test_all_policies_have_the_same_luck(course: Course) -> None:
+def test_all_policies_have_the_same_luck(course: JudgedCourse) -> None:
     """A lucky draw would be taken for a better policy: two that show the same videos must get the
     same answers, and another seed others.
     """
@@ -66,7 +66,7 @@ def test_all_policies_have_the_same_luck(course: Course) -> None:
     assert (play(course, constant(np.arange(60)), seed=1)[1] != one[1]).any()
 
 
-def test_chunks_change_nothing(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(course: JudgedCourse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result would depend on how much memory is used."""
     scores = np.random.default_rng(1).random(60)
     whole = play(course, constant(scores))
@@ -76,7 +76,9 @@ def test_chunks_change_nothing(course: Course, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(whole[1], parts[1])
 
 
-def test_only_held_out_users_start_and_from_the_test_part(course: Course, world: Planted) -> None:
+def test_only_held_out_users_start_and_from_the_test_part(
+    course: JudgedCourse, world: Planted
+) -> None:
     """A policy would be judged on users that it was trained on, or in states before the split."""
     users = world.dataset.users
     held_out = users.user_id[users.held_out]
@@ -93,7 +95,7 @@ def test_only_held_out_users_start_and_from_the_test_part(course: Course, world:
         assert len(np.unique(mine, axis=0)) == min(2, available)
 
 
-def test_judge_is_fitted_on_the_held_out_users_alone(course: Course, world: Planted) -> None:
+def test_judge_is_fitted_on_the_held_out_users_alone(course: JudgedCourse, world: Planted) -> None:
     """A policy could exploit the very model that it, or its environment, was fitted with."""
     assert isinstance(course.simulator.users, FittedUsers)
     judge = course.simulator.users.model
@@ -103,7 +105,7 @@ def test_judge_is_fitted_on_the_held_out_users_alone(course: Course, world: Plan
     assert course.judge.quality.users == 85
 
 
-def test_better_policies_score_better(course: Course, world: Planted) -> None:
+def test_better_policies_score_better(course: JudgedCourse, world: Planted) -> None:
     """The table would mislead: of three policies whose true order is known, following the users'
     tastes beats chance, and chance beats flouting them, with intervals that exclude 0. The true
     click rates are 0.6, 0.2 and 0.1.
@@ -129,7 +131,7 @@ def test_better_policies_score_better(course: Course, world: Planted) -> None:
     assert reverse.differences["random"]["reward"].high < 0
 
 
-def test_result_adds_up(course: Course) -> None:
+def test_result_adds_up(course: JudgedCourse) -> None:
     """A figure of the table would not be the mean of what happened in the sessions."""
     policy = constant(np.random.default_rng(2).random(60))
     result, _ = compare([policy], course)
@@ -141,13 +143,13 @@ def test_result_adds_up(course: Course) -> None:
     for interval in metrics.values():
         assert interval.low <= interval.mean <= interval.high
     assert result.distinct_videos == {"constant": len(np.unique(videos))} == {"constant": 10}
-    assert result.logged["reward"] == pytest.approx(
-        (result.logged["click"] + result.logged["watch_ratio"]) / 2
+    assert course.judge.logged["reward"] == pytest.approx(
+        (course.judge.logged["click"] + course.judge.logged["watch_ratio"]) / 2
     )
     assert (result.users, result.seeds, result.steps) == (50, [0, 1], 10)
 
 
-def test_progress_reaches_the_end(course: Course) -> None:
+def test_progress_reaches_the_end(course: JudgedCourse) -> None:
     """A bar would stand still, run backwards or never fill."""
     seen: list[tuple[str, float]] = []
     compare(
@@ -161,7 +163,7 @@ def test_progress_reaches_the_end(course: Course) -> None:
     assert [doing for doing, _ in seen][-1] == "sessions of random"
 
 
-def test_a_catalogue_too_small_is_refused(course: Course) -> None:
+def test_a_catalogue_too_small_is_refused(course: JudgedCourse) -> None:
     """A session would have to show a video twice without saying so."""
     with pytest.raises(UserError, match="60 videos: a session of 61 steps"):
         run_sessions(constant(np.arange(60)), course.simulator, course.starts, steps=61)
@@ -192,7 +194,7 @@ def test_course_refuses_impossible_numbers(world: Planted) -> None:
             prepare_course(world.dataset, **options)
 
 
-def test_the_simulator_asks_the_model_alone(course: Course) -> None:
+def test_the_simulator_asks_the_model_alone(course: JudgedCourse) -> None:
     """Logged answers would favour the policy that repeats the log."""
     assert isinstance(course.simulator, Simulator)
     step = course.simulator.step(
