@@ -229,8 +229,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _command(found: dict[str, Any]) -> str:
-    minutes = found["seconds"] / 60
-    return f"`{found['command']}` ({minutes:.0f} minutes, release {found['version']})"
+    seconds = found["seconds"]
+    took = "" if seconds is None else f"{seconds / 60:.0f} minutes, "
+    return f"`{found['command']}` ({took}release {found['version']})"
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
