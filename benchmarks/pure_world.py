@@ -100,8 +100,8 @@ def one_world(preset: str, seed: int, folder: Path, report: Callable[[str, float
     with stages("user model of training") as update:
         model = user_model(dataset, finished.directory, seed, update)
     with stages("choosing a policy on validation") as update:
-        chosen = choose_snapshot(finished, dataset, model, seed=seed, progress=update)
-    networks = finished.networks()
+        chosen = choose_snapshot(finished, dataset, model, progress=update)
+    networks = finished.networks(chosen.iteration)
     policies: list[Policy] = [ActorPolicy.of(networks)]
     policies += standard_baselines(finished, dataset, networks, seed, stages)
     with stages("greedy on the user model") as update:

@@ -16,13 +16,14 @@ over users.
 """
 
 TRIED = """\
-Settings were chosen on world 0, by true value. There, IQL was worth 0.335 with the defaults and
-16 past events, 0.360 with larger steps, 0.437 with 50 events and 0.446 with the sum of events in
-the encoder, the log's policy 0.402 and the oracle 0.557. Choosing among the policy's first 5 to
-100 videos by Q, or adding Q 1 to 8 times to the logits, gave 0.41 to 0.448: no gain. What is
-missing to the oracle is taste, not quality: of the ten videos recommended first, quality adds
-0.86 to the log-odds of engagement (oracle 0.94) and taste 1.51 (oracle 1.79; the log's policy,
-which knows tastes, 2.19), though the tags that fill the history alone would find 2.08."""
+Notes by hand, of runs that no command here repeats. Settings were chosen on world 0, by true
+value. There, IQL was worth 0.335 with the defaults and 16 past events, 0.360 with larger steps,
+0.437 with 50 events and 0.446 with the sum of events in the encoder, the log's policy 0.402 and
+the oracle 0.557. Choosing among the policy's first 5 to 100 videos by Q, or adding Q 1 to 8 times
+to the logits, gave 0.41 to 0.448: no gain. What is missing to the oracle is taste, not quality:
+of the ten videos recommended first, quality adds 0.86 to the log-odds of engagement (oracle 0.94)
+and taste 1.51 (oracle 1.79; the log's policy, which knows tastes, 2.19), though the tags that
+fill the history alone would find 2.08."""
 
 
 def page(folder: Path) -> str:

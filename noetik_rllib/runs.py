@@ -279,9 +279,10 @@ class Run:
             )
         return rows
 
-    def weights_file(self) -> Path:
-        """Return the file with the weights of the run's policy."""
-        return self._policy_folder(self.chosen_iteration()) / _WEIGHTS_NAME
+    def weights_file(self, iteration: int | None = None) -> Path:
+        """Return the file with the weights of a policy; arguments as ``networks``."""
+        iteration = self.chosen_iteration() if iteration is None else iteration
+        return self._policy_folder(iteration) / _WEIGHTS_NAME
 
     def _policy_folder(self, iteration: int) -> Path:
         if iteration == self.config.iterations:

@@ -122,7 +122,7 @@ def demo(
         return
     err.print()
     out.print(comparison(result))
-    out.print(remarks(result), style="dim", highlight=False)
+    out.print(remarks(result), style="dim", highlight=False, markup=False)
     out.print()
     out.print(panel(explanations[0]))
     out.print(f"The whole report: {report}", highlight=False, soft_wrap=True)

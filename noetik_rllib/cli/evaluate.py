@@ -36,7 +36,11 @@ from noetik_rllib.cli.types import PATH, SEED
     help="The synthetic world of the dataset: evaluate its log's policy and one that knows the "
     "truth as well, and let the true users answer too.",
 )
-@click.option("--max-rows", type=int, help="The most rows of the random log; all by default.")
+@click.option(
+    "--max-rows",
+    type=int,
+    help="The most rows of the random log for off-policy estimates and candidates; all by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the content of metrics.json.")
 def evaluate(
     *,
@@ -55,7 +59,14 @@ def evaluate(
     Q evaluation on the standard log, as a ranker of logged videos, and by what it shows to whom.
     Writes RUN/metrics.json and RUN/plots.
     """
-    from noetik_rllib.cli.evaluation_tables import comparison, groups, legend, remarks, scoreboard
+    from noetik_rllib.cli.evaluation_tables import (
+        comparison,
+        groups,
+        leaving,
+        legend,
+        remarks,
+        scoreboard,
+    )
     from noetik_rllib.evaluation.evaluate import evaluate as evaluate_run
     from noetik_rllib.report.evaluation_plots import write_plots
     from noetik_rllib.runs import Run
@@ -77,11 +88,13 @@ def evaluate(
         click.echo(result.model_dump_json(indent=2))
         return
     console.print(scoreboard(result))
-    console.print(legend(result), style="dim", highlight=False)
+    console.print(legend(result), style="dim", highlight=False, markup=False)
     console.print()
     console.print(comparison(result))
     by_group = groups(result)
     if by_group:
         console.print()
         console.print(by_group)
-    console.print(remarks(result), style="dim", highlight=False)
+    console.print()
+    console.print(leaving(result))
+    console.print(remarks(result), style="dim", highlight=False, markup=False)

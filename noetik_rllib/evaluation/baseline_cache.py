@@ -48,7 +48,12 @@ def kept(
     found = _read(path, key)
     if found is None:
         found = make()
-        metadata = {"key": key, "made_from": content, "note": found.note}
+        metadata = {
+            "key": key,
+            "made_from": content,
+            "note": found.note,
+            "checksum": _checksum(found.tensors),
+        }
         with atomic_path(path) as part:
             save_file({k: v.contiguous() for k, v in found.tensors.items()}, part, metadata)
     return found
@@ -62,6 +67,17 @@ def _read(path: Path, key: str) -> Kept | None:
             if metadata.get("key") != key:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("checksum") != _checksum(tensors):
+                return None
             return Kept(tensors, metadata["note"])
     except (OSError, SafetensorError):
         return None
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors, in one order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

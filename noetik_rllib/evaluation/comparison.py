@@ -196,7 +196,15 @@ def compare(
             course,
         ),
         quit_windows=windows,
-        order_stability=_stability(list(windows.values())),
+        order_stability=_stability(
+            [
+                {name: float(value[:, 0].mean()) for name, value in values.items()},
+                *(
+                    {name: reward.mean for name, reward in rule.reward.items()}
+                    for rule in windows.values()
+                ),
+            ]
+        ),
         distinct_videos={name: log.distinct_videos for name, log in logs.items()},
         users=course.starts.num_users,
         seeds=list(course.starts.seeds),
@@ -236,12 +244,12 @@ def _leaving(stays: dict[str, np.ndarray], logs: dict[str, SessionLog], course: 
     )
 
 
-def _stability(rules: list[Leaving]) -> float | None:
+def _stability(rules: list[dict[str, float]]) -> float | None:
     """Lowest Spearman correlation of the policies' rewards under any two rules."""
-    names = list(rules[0].reward)
+    names = list(rules[0])
     if len(names) < 2:
         return None
-    values = [[rule.reward[name].mean for name in names] for rule in rules]
+    values = [[rule[name] for name in names] for rule in rules]
     return min(float(spearmanr(a, b)[0]) for a, b in combinations(values, 2))
 
 

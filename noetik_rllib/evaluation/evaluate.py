@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from noetik_rllib.evaluation.comparison import (
     DEFAULT_USERS,
     JudgedCourse,
     compare,
+    held_out_starts,
     prepare_course,
     true_course,
 )
@@ -25,6 +27,7 @@ from noetik_rllib.evaluation.lineup import more_baselines, standard_baselines, w
 from noetik_rllib.evaluation.off_policy import off_policy_estimates
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy
 from noetik_rllib.evaluation.q_correlation import Critic, q_correlation
+from noetik_rllib.evaluation.random_log import RandomLog
 from noetik_rllib.evaluation.ranking import Scorer, ranking
 from noetik_rllib.evaluation.result import Validation
 from noetik_rllib.evaluation.session_groups import session_groups
@@ -95,6 +98,9 @@ def evaluate(
     durations |= (_CHOOSING if several else {}) | _STANDARD | (_BASELINES if baselines else {})
     durations |= _JUDGING | ({} if world is None else _TRUTH)
     task = _Task(run, run.dataset(), seed, Stages(durations, progress))
+    # Mistakes come out before minutes are spent.
+    held_out_starts(task.dataset, users, seeds, seed)
+    _check_max_rows(task.dataset, max_rows, seed)
     truth = None if world is None else true_course(world, task.dataset, users, seeds, seed)
     validation, policies = task.line_up(choose=several, baselines=baselines, world=world)
     with task.stages("fitting the judge's user model") as update:
@@ -116,11 +122,20 @@ def evaluate(
         exposure=task.exposure(policies, course, logs),
         true_sessions=true_sessions,
         missing=task.missing,
-        provenance=Provenance.of(run, task.dataset, world),
+        provenance=Provenance.of(run, task.iteration, task.dataset, world, max_rows),
         **sections,
     )
+    # Together, and last: what is explained and reported is what was evaluated.
+    run.choose(task.iteration)
     result.save(run.directory)
     return result
+
+
+def _check_max_rows(dataset: OfflineDataset, max_rows: int | None, seed: int) -> None:
+    """Refuse a number of rows that not even one user's fit in; see ``RandomLog``."""
+    if max_rows is not None:
+        with suppress(NoEvidenceError):
+            RandomLog(dataset, max_rows=max_rows, seed=seed)
 
 
 class _Task:
@@ -129,6 +144,8 @@ class _Task:
     def __init__(self, run: Run, dataset: OfflineDataset, seed: int, stages: Stages) -> None:
         self.run, self.dataset, self.seed, self.stages = run, dataset, seed, stages
         self.missing: dict[str, str] = {}
+        #: Of the run's policy: the last, until validation chooses.
+        self.iteration = run.config.iterations
 
     def line_up(
         self, *, choose: bool, baselines: bool, world: Path | None
@@ -141,10 +158,11 @@ class _Task:
                 model = user_model(dataset, run.directory, seed, update)
             if choose:
                 with stages("choosing a policy on validation") as update:
-                    validation = choose_snapshot(run, dataset, model, seed=seed, progress=update)
+                    validation = choose_snapshot(run, dataset, model, progress=update)
+                    self.iteration = validation.iteration
             if baselines:
                 more = more_baselines(run, dataset, model, seed, stages)
-        networks = run.networks()
+        networks = run.networks(self.iteration)
         standard = standard_baselines(run, dataset, networks, seed, stages)
         known = [] if world is None else world_baselines(world, dataset, seed)
         return validation, [ActorPolicy.of(networks), *standard, *more, *known]
@@ -166,7 +184,7 @@ class _Task:
     ) -> dict[str, Any]:
         """Every section that real answers decide; their names are the result's."""
         dataset, seed, reward = self.dataset, self.seed, self.dataset.manifest.reward
-        networks = self.run.networks()
+        networks = self.run.networks(self.iteration)
         scorers: list[Scorer] = [*policies, Critic(networks), AdditiveBaseline(dataset, reward)]
         sections: dict[str, tuple[str, Callable[[Callable[[float], None]], Any]]] = {
             "off_policy": (

@@ -39,19 +39,29 @@ class Provenance(BaseModel):
     #: policy's weights.
     dataset: str
     policy: str
-    #: Whose true users answered; None for real logs.
+    #: The synthetic world whose true users answered, where one was named.
     world: str | None
+    #: Most rows of the random log that were used; None for all.
+    max_rows: int | None
     #: Most memory of this process, in bytes.
     peak_memory: int
 
     @classmethod
-    def of(cls, run: Run, dataset: OfflineDataset, world: Path | None) -> Provenance:
+    def of(
+        cls,
+        run: Run,
+        iteration: int,
+        dataset: OfflineDataset,
+        world: Path | None,
+        max_rows: int | None,
+    ) -> Provenance:
         """Describe an evaluation as it ends."""
         return cls(
             version=version("noetik-rllib"),
             dataset=dataset.fingerprint,
-            policy=sha256_of(run.weights_file()),
+            policy=sha256_of(run.weights_file(iteration)),
             world=None if world is None else str(world),
+            max_rows=max_rows,
             # Linux counts in units of 1,024 bytes.
             peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )

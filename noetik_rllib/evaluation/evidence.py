@@ -163,7 +163,9 @@ def collect(
 
 def sum_by_user(place: np.ndarray, values: np.ndarray, users: int) -> np.ndarray:
     """Sum rows (R, K) of users ``place`` (R,): (users, K) float64."""
-    return np.stack([np.bincount(place, column, users) for column in values.T], axis=1)
+    columns = [np.bincount(place, column, users) for column in values.T]
+    # Without a row, bincount forgets its weights' type.
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def tag_sets(catalog: Catalog, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

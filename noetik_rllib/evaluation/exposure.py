@@ -123,8 +123,8 @@ def list_figures(
 def overlap(lists: np.ndarray, user: np.ndarray, num_users: int, num_videos: int) -> float | None:
     """Mean, over pairs of lists of different users, of the share of a list that the other holds.
 
-    Exact, and without a pass over pairs: a video in c lists is shared by c (c - 1) ordered pairs.
-    Pairs of one user's own lists are subtracted in the same way. A video counts once per list.
+    Exact, and without a pass over pairs: a video of a list is shared by as many others as it is in,
+    less the user's own. A video counts once per list: one that repeats is no longer for it.
 
     Args:
         lists: videos, (L, k).
@@ -134,18 +134,18 @@ def overlap(lists: np.ndarray, user: np.ndarray, num_users: int, num_videos: int
     """
     if num_users < 2:
         return None
-    k = lists.shape[1]
     ordered = np.sort(lists, axis=1)
     first = np.ones(lists.shape, dtype=bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     videos = ordered[first]
-    owner = np.repeat(user, first.sum(axis=1))
+    length = first.sum(axis=1)
+    owner = np.repeat(user, length)
     every = np.bincount(videos, minlength=num_videos).astype(np.float64)
-    _, own = np.unique(owner * num_videos + videos, return_counts=True)
+    _, place, own = np.unique(owner * num_videos + videos, return_inverse=True, return_counts=True)
     of_user = np.bincount(user, minlength=num_users).astype(np.float64)
-    shared = (every**2).sum() - (own.astype(np.float64) ** 2).sum()
+    shared = ((every[videos] - own[place]) / np.repeat(length, length)).sum()
     pairs = float(len(lists)) ** 2 - (of_user**2).sum()
-    return float(shared / (pairs * k))
+    return float(shared / pairs)
 
 
 def _tag_distances(lists: np.ndarray, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.evaluation.baselines import best_cycle, best_rewarded, greedy
 from noetik_rllib.evaluation.cloning import CloningConfig, behaviour_cloning
-from noetik_rllib.evaluation.policies import ActorPolicy, Policy, RandomPolicy, popularity
+from noetik_rllib.evaluation.policies import Policy, RandomPolicy, popularity
 from noetik_rllib.evaluation.rllib_baselines import RLlibAlgorithm, RLlibEffort, rllib_baseline
 from noetik_rllib.evaluation.stages import Stages
 from noetik_rllib.evaluation.world_policies import LoggingPolicy, OraclePolicy
@@ -67,11 +67,6 @@ def world_baselines(world: Path, dataset: OfflineDataset, seed: int) -> list[Pol
     """
     users = WorldUsers.load(world, dataset)
     return [LoggingPolicy(users, seed), OraclePolicy(users, dataset.manifest.reward)]
-
-
-def own_policy(networks: IQLNetworks) -> ActorPolicy:
-    """Return the policy of the run's networks."""
-    return ActorPolicy.of(networks)
 
 
 def _rows_per_step(run: Run) -> int:

@@ -117,6 +117,10 @@ class RandomPolicy(ScoringPolicy):
         """Independent uniform scores (B, N)."""
         return self._rng.random((len(states), self.num_videos), dtype=np.float32)
 
+    def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
+        """Independent uniform scores (B,): no need to draw those of the other videos."""
+        return self._rng.random(len(states), dtype=np.float32)
+
 
 class FixedPolicy(ScoringPolicy):
     """The same scores of the videos for everybody.

@@ -131,7 +131,7 @@ def q_correlation(
     seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> QCorrelationResult:
-    """Correlate Q with the answers in ``test``: rows of all users, later than all training rows.
+    """Correlate Q with the answers in ``test``: rows of all users from their split on.
 
     Args:
         networks: of the run.

@@ -87,7 +87,8 @@ def ranking(
 ) -> RankingResult:
     """Rank each user's logged candidates by every scorer, each in the state that it was shown in.
 
-    All rows are from the split on: later than all that a policy was trained on.
+    All rows are from the split on: later than all that a policy learnt of the same user, and, with
+    a split by time, of anyone.
 
     Args:
         scorers: with different names.

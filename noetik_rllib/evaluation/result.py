@@ -74,8 +74,9 @@ class SessionsResult(_Strict):
     patience: Leaving
     #: Window -> users leave after a video that shares a tag with one of the window before it.
     quit_windows: dict[int, Leaving]
-    #: Lowest rank correlation (Spearman) between the policies' orders under two quit windows: 1
-    #: where all agree. None for a single policy.
+    #: Lowest rank correlation (Spearman) between the policies' orders by reward under any two of
+    #: these rules: sessions run to the end, and each quit window. 1 where all agree; None for a
+    #: single policy.
     order_stability: float | None
     #: Policy -> number of different videos that it showed in all sessions together.
     distinct_videos: dict[str, int]

@@ -94,15 +94,32 @@ class MLPPolicy(ScoringPolicy):
         Raises:
             UserError: one is not finite, so the weights are not.
         """
+        weight, bias = self._layers[-1]
+        scores = nn.functional.linear(self._hidden(states), weight, bias)
+        self._check(scores)
+        return scores.numpy()
+
+    def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
+        """Outputs (B,) of one video each; see ``Policy``."""
+        weight, bias = self._layers[-1]
+        index = torch.as_tensor(videos)
+        scores = (self._hidden(states) * weight[index]).sum(dim=1) + bias[index]
+        self._check(scores)
+        return scores.numpy()
+
+    def _hidden(self, states: np.ndarray) -> Tensor:
+        """What the last layer reads, (B, its width)."""
         hidden = (torch.from_numpy(np.require(states, np.float32, "W")) - self._mean) / self._std
-        for place, (weight, bias) in enumerate(self._layers):
-            hidden = nn.functional.linear(torch.tanh(hidden) if place else hidden, weight, bias)
-        if not torch.isfinite(hidden).all():
+        for weight, bias in self._layers[:-1]:
+            hidden = torch.tanh(nn.functional.linear(hidden, weight, bias))
+        return hidden
+
+    def _check(self, scores: Tensor) -> None:
+        if not torch.isfinite(scores).all():
             raise UserError(
                 f"policy '{self.name}' gives scores that are not numbers: its training diverged, "
                 "train it again with a smaller learning rate"
             )
-        return hidden.numpy()
 
 
 def rllib_baseline(

@@ -58,7 +58,8 @@ class SessionStarts:
     def luck(self, step: int, numbers: int) -> np.ndarray:
         """Uniform numbers (S, ``numbers``) of a step, which follow from seed, user and step."""
         drawn = [
-            np.random.default_rng([seed, step]).random((self.num_users, numbers))
+            # Not step 0: NumPy takes [seed, 0] for the seed alone, which others draw from.
+            np.random.default_rng([seed, step + 1]).random((self.num_users, numbers))
             for seed in self.seeds
         ]
         # (k, U, n) -> (U * k, n)

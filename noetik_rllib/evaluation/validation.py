@@ -32,20 +32,20 @@ def choose_snapshot(
     dataset: OfflineDataset,
     model: ResponseModel,
     *,
-    seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Validation:
-    """Make the kept policy with the highest reward in validation the run's own.
+    """Find the kept policy with the highest reward in validation.
 
     Args:
-        run: its policies; ``chosen.json`` is written.
+        run: whose policies.
         dataset: of the run.
         model: the training simulator's user model, fitted on the part ``train``.
-        seed: of the users, their starts and their luck.
         progress: called with the share that is done, 0 to 1.
     """
     progress = progress or (lambda share: None)
     users = dataset.users
+    # The run's own seed: what its policy is must not hang on how it is evaluated.
+    seed = run.config.seed
     starts = SessionStarts.draw(
         load_starts(dataset, "train", users.user_id[~users.held_out]),
         USERS,
@@ -61,7 +61,6 @@ def choose_snapshot(
         rewards[iteration] = log.by_user() @ weights  # (U,)
         progress((number + 1) / len(iterations))
     chosen = max(iterations, key=lambda iteration: float(rewards[iteration].mean()))
-    run.choose(chosen)
     return Validation(
         iteration=chosen,
         rewards={iteration: _interval(value, seed) for iteration, value in rewards.items()},

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.io import atomic_path
@@ -16,7 +17,7 @@ from noetik_rllib.io import atomic_path
 PLOTS_NAME = "plots"
 #: Okabe and Ito's, told apart by every kind of sight.
 _OURS, _OTHERS = "#D55E00", "#444444"
-_SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
+_SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
 _STYLE = {
     "font.size": 10.0,
     "axes.spines.top": False,
@@ -33,7 +34,10 @@ _DPI = 150
 def write_plots(result: EvaluationResult, run_directory: Path) -> list[Path]:
     """Write every plot that there are figures for, and remove those that there are none for."""
     folder = run_directory / PLOTS_NAME
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror or error}") from None
     written = []
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # keys typed as literals
         for name, draw in _PLOTS.items():
@@ -70,8 +74,9 @@ def reward_by_evidence(result: EvaluationResult) -> Figure:
     panels = [panel for panel in panels if any(panel[1].values())]
     order = sorted(sessions, key=lambda name: sessions[name].mean)
     figure = Figure(figsize=(2.0 + 1.9 * len(panels), 1.0 + 0.3 * len(order)), layout="constrained")
+    axes: Axes | None = None
     for place, (title, values) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), place)
+        axes = figure.add_subplot(1, len(panels), place, sharex=axes)
         _dots(axes, order, values, result.policy)
         axes.set_title(title)
         axes.tick_params(labelleft=place == 1, length=0)
@@ -102,15 +107,20 @@ def quit_windows(result: EvaluationResult) -> Figure:
     places = range(len(windows))
     for number, name in enumerate(result.sessions.policies):
         rewards = [rule.reward[name] for rule in windows.values()]
-        colour = _SERIES[number % len(_SERIES)]
+        ours = name == result.policy
+        colour = _OURS if ours else _SERIES[number % len(_SERIES)]
         axes.plot(
             places,
             [reward.mean for reward in rewards],
-            "o-" if number < len(_SERIES) else "s--",
+            "o-" if number <= len(_SERIES) else "s--",
             color=colour,
-            linewidth=2.4 if name == result.policy else 1.2,
+            linewidth=2.4 if ours else 1.2,
+            zorder=3 if ours else 2,
             label=_plain(name),
         )
+        if not ours:
+            # A dozen bands over each other would hide the lines; metrics.json has them.
+            continue
         axes.fill_between(
             places,
             [reward.low for reward in rewards],
@@ -139,14 +149,14 @@ def groups(result: EvaluationResult) -> Figure | None:
         axes = figure.add_subplot(1, len(names), place, sharex=axes)
         values = {name: figures[group].metrics.get("reward") for name, figures in activity.items()}
         _dots(axes, order, values, result.policy)
-        axes.set_title(f"{group} rows before the split")
+        axes.set_title(f"{group} users")
         axes.tick_params(labelleft=place == 1, length=0)
     figure.supxlabel("mean reward per video in simulated sessions", fontsize=9)
     return figure
 
 
 def _plain(name: str) -> str:
-    return name.replace("_", " ")
+    return "IQL (this run)" if name == "iql" else name.replace("_", " ")
 
 
 _PLOTS = {"reward": reward_by_evidence, "quit_windows": quit_windows, "groups": groups}

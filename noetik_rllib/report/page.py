@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from noetik_rllib.data.reader import sha256_of
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
@@ -156,6 +157,10 @@ def _context(run: Run, explanations: Sequence[Explanation]) -> dict[str, Any]:
     manifest = dataset.manifest
     evaluated = (run.directory / METRICS_NAME).exists()
     result = EvaluationResult.load(run.directory) if evaluated else None
+    if result and result.provenance and result.provenance.policy != sha256_of(run.weights_file()):
+        raise UserError(
+            f"{run.directory / METRICS_NAME} is of another policy than the run's: evaluate again"
+        )
     progress = run.progress()
     metrics = list(next(iter(result.sessions.policies.values()))) if result else []
     held_out = set(dataset.users.user_id[dataset.users.held_out].tolist())
