@@ -124,7 +124,21 @@ def test_without_a_random_log_the_rest_stands(
     assert result.candidates is None
     assert "no uniformly exposed rows" in result.missing["off_policy"]
     assert result.ranking_test is not None
-    assert "No off policy:" in capsys.readouterr().out
+    assert "No off-policy estimates:" in capsys.readouterr().out
+
+
+def test_few_rows_of_the_random_log_are_no_crash(run: Run) -> None:
+    """A log of which no row shows what a policy would, nor its tags, would end in a traceback."""
+    result = evaluate(run, users=3, seeds=1, max_rows=8)
+    assert result.off_policy is not None
+    reasons = [
+        estimate.reason
+        for policy in result.off_policy.policies.values()
+        for estimate in policy.estimates.values()
+    ]
+    assert any(reason and "no row of the random log" in reason for reason in reasons)
+    assert result.provenance is not None
+    assert result.provenance.max_rows == 8
 
 
 def test_all_baselines_and_the_truth(run: Run, tiny_world: Path) -> None:
@@ -236,6 +250,7 @@ def test_clone_gets_the_runs_own_effort(run: Run) -> None:
         (["--users", "0"], "users is 0: expected at least 1"),
         (["--seeds", "0"], "seeds is 0: expected at least 1"),
         (["--users", "many"], "'many' is not a valid integer"),
+        (["--max-rows", "0"], "max rows is 0: expected at least"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -246,6 +261,9 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not (run.directory / METRICS_NAME).exists()
+    # Found before anything was trained or chosen.
+    assert not (run.directory / "baselines").exists()
+    assert not (run.directory / "chosen.json").exists()
 
 
 def test_a_missing_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
