@@ -21,7 +21,8 @@ weight is exact and cheap, by one recursion backwards:
           \rho_{h,i} = \phi_{h,i}^T A_h^{-1} \lambda_h
 
 :math:`\sum_h \rho_{h,i}` is the weight of row i's answer in the estimate, an estimated ratio of
-densities: the value is the weighted sum of the answers. Per-user pseudo-values (the estimate plus U
+densities: without a ridge the value is the weighted sum of the answers. A user's rows enter the
+derivative by their residuals under a fit without them. Per-user pseudo-values (the estimate plus U
 times the derivative) are then bootstrapped like any mean over users: the linearised form of the
 bootstrap of Hao et al. 2021, "Bootstrapping Fitted Q-Evaluation for Off-Policy Inference", without
 a refit per resample.
@@ -36,7 +37,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from noetik_rllib.evaluation.figures import sums_by_user
 
@@ -169,10 +170,13 @@ def fit(rows: Transitions, ridge: float) -> Estimate:
         if step.forward is not None:
             adjoint = step.forward.T @ direction
     after = rows.after_steps()
-    for t in range(rows.horizon):
+    own = _own_rows(rows.user, users)
+    for t, step in enumerate(steps):
         residual = rows.signals - _dot(rows.features, rows.ahead[:, t], weights[t])
-        if t + 1 < rows.horizon:
+        if step.forward is not None:
             residual += _dot(next(after), rows.ahead_after[:, t], weights[t + 1])
+        features = np.concatenate([rows.features, rows.ahead[:, t]], axis=1)
+        residual = _as_if_left_out(residual, features, step.factor, own)
         influence += users * sums_by_user(rho[t][:, None] * residual, rows.user, users)
     # With a ridge the scores of all users add up to its pull, not to 0.
     influence -= influence.mean(axis=0)
@@ -207,6 +211,37 @@ def _sums(rows: Transitions, ridge: float) -> list[_Step]:
         answers = np.concatenate([base.T @ rows.signals, ahead.T @ rows.signals])
         answers = answers + penalty[:, None] * rows.prior
         result.append(_Step(cho_factor(gram + np.diag(penalty)), forward, answers))
+    return result
+
+
+def _own_rows(user: np.ndarray, users: int) -> list[np.ndarray]:
+    """Rows of each user, U arrays of places."""
+    order = np.argsort(user, kind="stable")
+    return np.split(order, np.searchsorted(user[order], np.arange(1, users)))
+
+
+def _as_if_left_out(
+    residual: np.ndarray,
+    features: np.ndarray,
+    factor: tuple[np.ndarray, bool],
+    own: list[np.ndarray],
+) -> np.ndarray:
+    """Residuals (R, M) of each user's rows under a fit that lacks this user.
+
+    A fit follows the rows that it was made on, so their residuals are too small, and intervals made
+    of them too narrow where users are few for the features. With H the part of the hat matrix of a
+    user's rows, those of a fit without them are (I - H)^-1 e: the jackknife by clusters ("CR3" of
+    Bell and McCaffrey 2002, "Bias Reduction in Standard Errors for Linear Regression with
+    Multi-Stage Samples").
+    """
+    lower = factor if factor[1] else (factor[0].T, True)
+    # (P, R): its columns' products are the hat matrix.
+    whitened = solve_triangular(lower[0], features.T, lower=True)
+    result = np.empty_like(residual)
+    for rows in own:
+        mine = whitened[:, rows]
+        hat = mine.T @ mine
+        result[rows] = np.linalg.solve(np.eye(len(rows)) - hat, residual[rows])
     return result
 
 

@@ -162,6 +162,8 @@ def score_figures(
     score: np.ndarray, answers: np.ndarray, user: np.ndarray, seed: int
 ) -> ScoreFigures:
     """Correlate scores (R,) with answers (R, 4) as ``ANSWERS``, whose users (R,) are in 0..U-1."""
+    varies = np.ptp(answers, axis=0) > 0
+    names = [name for name, some in zip(ANSWERS, varies, strict=True) if some]
     ranks = np.column_stack([rankdata(column) for column in answers.T])
     order = rankdata(score)
     fifth = np.ceil(5 * order / len(order))
@@ -177,8 +179,8 @@ def score_figures(
     difference = percentile(ends.mean[:1] - ends.mean[1:], gaps)
     fifths = named(("top", "bottom"), ends) | named(("difference",), difference)
     return ScoreFigures(
-        pearson=named(ANSWERS, _correlation(score, answers, user, seed)),
-        spearman=named(ANSWERS, _correlation(order, ranks, user, seed)),
+        pearson=named(names, _correlation(score, answers[:, varies], user, seed)),
+        spearman=named(names, _correlation(order, ranks[:, varies], user, seed)),
         top_fifth=fifths["top"],
         bottom_fifth=fifths["bottom"],
         difference=fifths["difference"],
