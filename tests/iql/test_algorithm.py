@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,12 +123,20 @@ def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
     config.training(reward_weights={"hate": -20.0})
     with built(config) as algorithm:
         net = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-        for head in (net.q.heads[0], net.target_q.heads[1]):
-            head.weighted.bias.data += 0.1  # so that neither critic is always the smaller one
-        before = copy.deepcopy(net)
         (shard,) = algorithm.offline_data.sample(64)
         named = next(shard.iter_torch_batches(batch_size=64))
         batch = {name.split("/")[1]: value for name, value in named.items()}
+        with torch.no_grad():  # so that neither critic is always the smaller one
+            for critic, place in ((net.q, 0), (net.target_q, 1)):
+                totals = critic(net.features, batch["obs"], batch["actions"]) @ net.signs
+                gap = (totals[1 - place] - totals[place]).median()
+                critic.heads[place].weighted.bias += gap / net.signs.sum()
+            totals = net.target_q(net.features, batch["obs"], batch["actions"]) @ net.signs
+            advantage = totals.min(dim=0).values - net.v(net.features, batch["obs"]) @ net.signs
+            # A quarter of the weights are capped.
+            excess = advantage.quantile(0.75) - math.log(3.95) / 2.0
+            net.v.head.weighted.bias += excess / net.signs.sum()
+        before = copy.deepcopy(net)
         learnt = algorithm.train()["learners"][DEFAULT_MODULE_ID]
 
     obs, actions = batch["obs"], batch["actions"]
