@@ -36,10 +36,11 @@ REWARD = RewardWeights()
 
 
 class RecentTags(ScoringPolicy):
-    """Videos with tags of what the user clicked lately."""
+    """Videos with tags of what the user clicked lately, and some noise."""
 
-    def __init__(self, world: Planted) -> None:
-        super().__init__("tags", 60)
+    def __init__(self, name: str, world: Planted, noise: float) -> None:
+        super().__init__(name, 60)
+        self._noise, self._rng = noise, np.random.default_rng(0)
         self._layout = world.dataset.layout
         tags = world.dataset.catalog.tags
         alike = (tags[:, None, :, None] == tags[None, :, None]) & (tags >= 0)[:, None, :, None]
@@ -49,7 +50,8 @@ class RecentTags(ScoringPolicy):
         parts = self._layout.unpack(states)
         clicked = parts.feedback[..., BINARY_SIGNALS.index("click")] - 0.5
         weight = np.where(parts.present, clicked, 0).astype(np.float32)
-        return np.einsum("be,ben->bn", weight, self._alike[parts.video_index])
+        scores = np.einsum("be,ben->bn", weight, self._alike[parts.video_index])
+        return scores + self._noise * self._rng.gumbel(size=scores.shape).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def rows(world: Planted) -> SessionRows:
 
 @pytest.fixture(scope="module")
 def policies(world: Planted) -> list[Policy]:
-    return [RecentTags(world), popularity(world.dataset), RandomPolicy(60)]
+    return [RecentTags("tags", world, 0), RecentTags("noisy", world, 0.7), RandomPolicy(60)]
 
 
 @pytest.fixture(scope="module")
@@ -174,18 +176,20 @@ def test_missing_support_is_said(
 
 
 def test_a_log_of_chosen_videos_alone_is_remarked_on(
-    world: Planted, policies: list[Policy], monkeypatch: pytest.MonkeyPatch
+    world: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An estimate that takes the platform's taste for the policy's would not say so."""
     monkeypatch.setattr(module, "LEAST_UNIFORM_ROWS", 10**6)
     rows = load_session_rows(world.dataset)
     assert rows.uniform_rows == 0
     features = SessionFeatures(world.judge, world.dataset, STEPS, selection=False)
-    described, matched = transitions(policies[1], features, world.dataset, rows)
+    described, matched = transitions(popularity(world.dataset), features, world.dataset, rows)
     assert np.isfinite(described.features).all()
     assert 0 < matched < 1
-    found = fitted_q(policies[1:2], world.dataset, world.judge, rows, REWARD, steps=STEPS, seed=0)
-    assert "is too high" in found.policies["popularity"].warnings[-1]
+    found = fitted_q(
+        [RandomPolicy(60)], world.dataset, world.judge, rows, REWARD, steps=STEPS, seed=0
+    )
+    assert "is too high" in found.policies["random"].warnings[-1]
 
 
 def test_impossible_numbers_are_refused(world: Planted, rows: SessionRows) -> None:
