@@ -39,7 +39,7 @@ from noetik_rllib.cli.types import PATH, SEED
 @click.option(
     "--max-rows",
     type=int,
-    help="The most rows of the random log for off-policy estimates and candidates; all by default.",
+    help="The most logged rows for off-policy estimates, candidates and fitted Q evaluation.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the content of metrics.json.")
 def evaluate(

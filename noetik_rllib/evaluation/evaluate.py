@@ -22,7 +22,7 @@ from noetik_rllib.evaluation.comparison import (
 )
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult, Provenance
 from noetik_rllib.evaluation.exposure import ExposureResult, exposure
-from noetik_rllib.evaluation.fitted_q import fitted_q, load_session_rows
+from noetik_rllib.evaluation.fitted_q import MAX_ROWS, fitted_q, load_session_rows
 from noetik_rllib.evaluation.lineup import more_baselines, standard_baselines, world_baselines
 from noetik_rllib.evaluation.off_policy import off_policy_estimates
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy
@@ -86,7 +86,8 @@ def evaluate(
         baselines: train and evaluate all baselines, not only cloning, popularity and chance.
         world: folder of the synthetic world that the dataset was made from. Its log's policy and
             one that knows its truth are evaluated too, and its true users answer in sessions.
-        max_rows: the most rows of the random log, whole users of it; all where not given.
+        max_rows: the most rows of whole users for off-policy estimates, candidates and fitted Q
+            evaluation; where not given all of the random log, and ``fitted_q.MAX_ROWS``.
         progress: called with what is being done and the share that is done.
 
     Raises:
@@ -205,7 +206,7 @@ class _Task:
                     policies,
                     dataset,
                     course.model,
-                    load_session_rows(dataset, seed=seed),
+                    load_session_rows(dataset, max_rows=max_rows or MAX_ROWS, seed=seed),
                     reward,
                     steps=course.steps,
                     seed=seed,

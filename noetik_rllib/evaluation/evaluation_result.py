@@ -41,7 +41,7 @@ class Provenance(BaseModel):
     policy: str
     #: The synthetic world whose true users answered, where one was named.
     world: str | None
-    #: Most rows of the random log that were used; None for all.
+    #: Most logged rows that were asked for; None for all.
     max_rows: int | None
     #: Most memory of this process, in bytes.
     peak_memory: int

@@ -279,7 +279,10 @@ def transitions(
     for step in range(2, steps):
         video = shows[:, step - 1]
         index = np.flatnonzero(video != shows[:, step - 2])
-        changed = features.pairs(rows.next_states[index], user_id[index], video[index])
+        # None changes where no history holds anything of the list.
+        changed = after[:0]
+        if len(index):
+            changed = features.pairs(rows.next_states[index], user_id[index], video[index])
         clicks[index] = changed[:, click]
         changes.append((index, changed))
         ahead_after.append(features.ahead(prospect, clicks, video, newest[:, :step]))

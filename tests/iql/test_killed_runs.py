@@ -117,8 +117,8 @@ def test_killed_at_twenty_random_moments(
     )
     kept = 0
     for phase in [*first, *rng.permutation(middle).tolist(), *last]:
-        # Of what every iteration repeats, the next two.
-        share = 2 / ITERATIONS if phase in middle else 1
+        # Of what every iteration repeats, the next two; of four policies kept, the last is to come.
+        share = {"_save_policy": 1 / 4}.get(phase, 2 / ITERATIONS if phase in middle else 1)
         moment = (phase, int(rng.integers(1, share * counts[phase] + 1)))
         assert child(out, moment=moment) == -signal.SIGKILL, moment
         assert Run.open(out).config in (before.config, Run.open(unbroken).config)
@@ -130,6 +130,7 @@ def test_killed_at_twenty_random_moments(
         assert child(out) == 0
 
     run, expected = Run.open(out), Run.open(unbroken)
+    assert run.snapshots() == expected.snapshots() == expected.config.snapshot_iterations
     weights = run.networks().state_dict()
     for name, value in expected.networks().state_dict().items():
         assert torch.equal(value, weights[name]), name
