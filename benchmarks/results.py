@@ -35,7 +35,7 @@ PAGE = ROOT / "docs" / "results.md"
 PYTHON = ".venv/bin/python"
 #: Settings of the run on real rows: some three passes over the slice's 116,293 training rows.
 REAL_RUN = (
-    *("--num-layers", "1", "--batch-size", "1024", "--iterations", "6"),
+    *("--num-layers", "1", "--share", "encoder", "--batch-size", "1024", "--iterations", "4"),
     *("--actor-lr", "1e-3", "--critic-lr", "1e-3", "--value-lr", "1e-3"),
     *("--target-polyak", "0.02"),
 )
@@ -86,7 +86,8 @@ def _run(words: list[str], *, as_json: bool = True) -> dict[str, Any]:
 EXPERIMENTS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
     "pure_world": benchmark("pure_world"),
     "off_policy": benchmark("off_policy_coverage"),
-    "fitted_q": benchmark("fitted_q_coverage"),
+    # Seed 0 was used to choose the ridge.
+    "fitted_q": benchmark("fitted_q_coverage", "--seed", "1"),
     "real_pure": real_slice,
 }
 
