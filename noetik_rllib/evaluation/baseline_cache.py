@@ -52,7 +52,7 @@ def kept(
             "key": key,
             "made_from": content,
             "note": found.note,
-            "checksum": _checksum(found.tensors),
+            "checksum": checksum(found.tensors),
         }
         with atomic_path(path) as part:
             save_file({k: v.contiguous() for k, v in found.tensors.items()}, part, metadata)
@@ -67,14 +67,14 @@ def _read(path: Path, key: str) -> Kept | None:
             if metadata.get("key") != key:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if metadata.get("checksum") != _checksum(tensors):
+            if metadata.get("checksum") != checksum(tensors):
                 return None
             return Kept(tensors, metadata["note"])
     except (OSError, SafetensorError):
         return None
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def checksum(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors, in one order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

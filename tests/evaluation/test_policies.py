@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.baseline_cache import cache_path
+from noetik_rllib.evaluation.baseline_cache import cache_path, checksum
 from noetik_rllib.evaluation.cloning import NAME, CloningConfig, behaviour_cloning
 from noetik_rllib.evaluation.policies import (
     ActorPolicy,
@@ -194,11 +194,23 @@ def test_clone_is_kept_and_is_the_same(
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     weights = {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}
-    save_file(weights, file, metadata=metadata)
+    save_file(weights, file, metadata=metadata | {"checksum": checksum(weights)})
     assert not clone_logits(states, dataset, sizes, EFFORT, tmp_path).any()
     # Trained again elsewhere, it is the same again.
     elsewhere = clone_logits(states, dataset, sizes, EFFORT, tmp_path / "other")
     np.testing.assert_array_equal(elsewhere, first)
+
+
+def test_a_changed_clone_is_made_again(
+    dataset: OfflineDataset, sizes: NetworkConfig, states: np.ndarray, tmp_path: Path
+) -> None:
+    """Weights that a bad disk, or somebody, has changed would be compared with."""
+    first = clone_logits(states, dataset, sizes, EFFORT, tmp_path)
+    file = cache_path(tmp_path, NAME)
+    content = bytearray(file.read_bytes())
+    content[-4_000:] = bytes(4_000)
+    file.write_bytes(content)
+    np.testing.assert_array_equal(clone_logits(states, dataset, sizes, EFFORT, tmp_path), first)
 
 
 def test_clone_is_never_stale(
