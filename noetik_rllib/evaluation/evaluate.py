@@ -133,10 +133,11 @@ def evaluate(
 
 
 def _check_max_rows(dataset: OfflineDataset, max_rows: int | None, seed: int) -> None:
-    """Refuse a number of rows that not even one user's fit in; see ``RandomLog``."""
+    """Refuse a number of rows that not even one user's fit in."""
     if max_rows is not None:
         with suppress(NoEvidenceError):
             RandomLog(dataset, max_rows=max_rows, seed=seed)
+        load_session_rows(dataset, max_rows=max_rows, seed=seed)
 
 
 class _Task:
