@@ -50,15 +50,15 @@ class TastePolicy:
 
     def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """Choose the best of 100 random videos, (B,)."""
+        return self.top_k(states, user_id, 1)[:, 0]
+
+    def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
+        """Return the k best of 100 random videos, (B, k)."""
         drawn = self._rng.integers(len(self._video_id), size=(len(user_id), 100))
         users = np.repeat(user_id, 100)
         scores = self.score(states, users, drawn.reshape(-1))
-        best = scores.reshape(drawn.shape).argmax(axis=1)
-        return np.take_along_axis(drawn, best[:, None], axis=1)[:, 0]
-
-    def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
-        """Not asked for here."""
-        raise NotImplementedError
+        best = np.argsort(-scores.reshape(drawn.shape), axis=1)[:, :k]
+        return np.take_along_axis(drawn, best, axis=1)
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """True utility without history, and noise (B,)."""

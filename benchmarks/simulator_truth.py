@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from off_policy_policies import SameTagsPolicy
 from rich.table import Table
 from scipy.stats import spearmanr
 
@@ -36,7 +37,6 @@ from noetik_rllib.evaluation.policies import (
     FixedPolicy,
     Policy,
     RandomPolicy,
-    ScoringPolicy,
     popularity,
 )
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
@@ -45,26 +45,6 @@ from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
 
 REWARD = RewardWeights()
-
-
-class SameTagsPolicy(ScoringPolicy):
-    """Videos that share tags with what the user clicked in the recent history."""
-
-    def __init__(self, dataset: OfflineDataset) -> None:
-        super().__init__("tags of recent clicks", dataset.manifest.num_videos)
-        self._layout = dataset.layout
-        tags = dataset.catalog.tags
-        self._has = np.zeros((len(tags), int(tags.max()) + 1), dtype=np.float32)
-        row, place = np.nonzero(tags >= 0)
-        self._has[row, tags[row, place]] = 1.0
-
-    def score_all(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
-        """Clicked past events that share a tag, less half of the others that do, (B, N)."""
-        parts = self._layout.unpack(states)
-        clicked = (parts.feedback[..., 0] > 0) - 0.5
-        weight = np.where(parts.present, clicked, 0.0).astype(np.float32)
-        liked = np.einsum("bh,bht->bt", weight, self._has[parts.video_index])
-        return np.asarray(liked @ self._has.T)
 
 
 def policies(dataset: OfflineDataset, model: ResponseModel, seed: int) -> list[Policy]:

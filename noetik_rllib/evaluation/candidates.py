@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import NoEvidenceError, UserError
 from noetik_rllib.evaluation.estimators import occurrences
-from noetik_rllib.evaluation.evidence import sum_by_user
+from noetik_rllib.evaluation.figures import sums_by_user
 from noetik_rllib.evaluation.intervals import resampled_means
 from noetik_rllib.evaluation.off_policy import (
     MIN_OCCURRENCES,
@@ -154,7 +154,7 @@ def choice_values(
     users, place = np.unique(choices.user, return_inverse=True)
     count = np.bincount(place)  # (U,)
     # (S, P + 1, 9) -> (U, P + 1, 9)
-    tops = sum_by_user(place, answers.reshape(sets, -1), len(users)).reshape(-1, choosers, signals)
+    tops = sums_by_user(answers.reshape(sets, -1), place, len(users)).reshape(-1, choosers, signals)
     bottoms = np.broadcast_to(count[:, None, None], (*tops.shape[:2], 1))
     sums = np.concatenate([tops, bottoms], axis=-1)  # (U, P + 1, 10)
     means = ratios(sums.sum(axis=0), reward)

@@ -19,7 +19,8 @@ from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
+from noetik_rllib.evaluation.figures import named
+from noetik_rllib.evaluation.intervals import bootstrap_by_user
 from noetik_rllib.evaluation.leaving import (
     QUIT_WINDOWS,
     cut_short,
@@ -27,7 +28,7 @@ from noetik_rllib.evaluation.leaving import (
     stays_with_quit_window,
 )
 from noetik_rllib.evaluation.policies import Policy
-from noetik_rllib.evaluation.result import METRICS, Interval, Judge, Leaving, SessionsResult
+from noetik_rllib.evaluation.result import METRICS, Judge, Leaving, SessionsResult
 from noetik_rllib.evaluation.sessions import SessionLog, SessionStarts, run_sessions
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -178,9 +179,11 @@ def compare(
     }
     patience = Patience()
     return SessionsResult(
-        policies={name: named(bootstrap_by_user(value, seed)) for name, value in values.items()},
+        policies={
+            name: named(METRICS, bootstrap_by_user(value, seed)) for name, value in values.items()
+        },
         differences={
-            name: named(bootstrap_by_user(values[ours] - value, seed))
+            name: named(METRICS, bootstrap_by_user(values[ours] - value, seed))
             for name, value in values.items()
             if name != ours
         },
@@ -218,27 +221,18 @@ def metrics_by_user(log: SessionLog, reward: RewardWeights) -> np.ndarray:
     return np.concatenate([signals @ reward.as_array()[:, None], signals], axis=1)
 
 
-def named(intervals: Intervals) -> dict[str, Interval]:
-    """Give intervals of the metrics (10,) their names."""
-    return {name: interval_at(intervals, place) for place, name in enumerate(METRICS)}
-
-
-def interval_at(intervals: Intervals, place: int) -> Interval:
-    """Return one of several intervals (M,)."""
-    mean, low, high = (float(x[place]) for x in (intervals.mean, intervals.low, intervals.high))
-    return Interval(mean=mean, low=low, high=high)
-
-
 def _leaving(stays: dict[str, np.ndarray], logs: dict[str, SessionLog], course: Course) -> Leaving:
     """Figures of sessions cut short; ``stays`` (S, T) of each policy as in ``leaving``."""
     seed, weights = course.starts.seeds[0], course.reward.as_array()
     found = {
-        name: bootstrap_by_user(cut_short(log, stays[name], weights), seed)
+        name: named(
+            ("length", "reward"), bootstrap_by_user(cut_short(log, stays[name], weights), seed)
+        )
         for name, log in logs.items()
     }
-    reward = {name: interval_at(intervals, 1) for name, intervals in found.items()}
+    reward = {name: figures["reward"] for name, figures in found.items()}
     return Leaving(
-        length={name: interval_at(intervals, 0) for name, intervals in found.items()},
+        length={name: figures["length"] for name, figures in found.items()},
         reward=reward,
         order=sorted(reward, key=lambda name: -reward[name].mean),
     )

@@ -22,7 +22,12 @@ from noetik_rllib.evaluation.comparison import (
 )
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult, Provenance
 from noetik_rllib.evaluation.exposure import ExposureResult, exposure
-from noetik_rllib.evaluation.fitted_q import MAX_ROWS, fitted_q, load_session_rows
+from noetik_rllib.evaluation.fitted_q import (
+    MAX_ROWS,
+    check_max_rows,
+    fitted_q,
+    load_session_rows,
+)
 from noetik_rllib.evaluation.lineup import more_baselines, standard_baselines, world_baselines
 from noetik_rllib.evaluation.off_policy import off_policy_estimates
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy
@@ -137,7 +142,7 @@ def _check_max_rows(dataset: OfflineDataset, max_rows: int | None, seed: int) ->
     if max_rows is not None:
         with suppress(NoEvidenceError):
             RandomLog(dataset, max_rows=max_rows, seed=seed)
-        load_session_rows(dataset, max_rows=max_rows, seed=seed)
+        check_max_rows(dataset, max_rows, seed)
 
 
 class _Task:

@@ -16,6 +16,7 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.evaluation import estimators
 from noetik_rllib.evaluation.estimators import Terms
+from noetik_rllib.evaluation.figures import sums_by_user
 from noetik_rllib.evaluation.policies import Policy
 from noetik_rllib.evaluation.random_log import RandomLog, RandomRows
 from noetik_rllib.offline.catalog import Catalog
@@ -80,7 +81,7 @@ class Evidence:
         """
         terms = self._terms(estimator, threshold)
         users = len(self.rows)
-        top = sum_by_user(self.weighted.place, terms.top, users)
+        top = sums_by_user(terms.top, self.weighted.place, users)
         if estimator == "snips":
             # Rows without a weight add nothing to either sum.
             return Terms(top, np.bincount(self.weighted.place, terms.bottom, users))
@@ -150,7 +151,7 @@ def collect(
     logged = np.zeros((len(log.users), len(SIGNALS)))
     done = 0
     for rows in log.batches():
-        logged += sum_by_user(rows.place, rows.signals, len(log.users))
+        logged += sums_by_user(rows.signals, rows.place, len(log.users))
         for number, (policy, of_policy) in enumerate(zip(policies, gathered, strict=True)):
             nothing = np.empty((len(rows), 0), dtype=np.int64)
             chosen = policy.recommend(rows.states, rows.user_id, nothing)
@@ -159,13 +160,6 @@ def collect(
             progress((done + part) / len(log))
         done += len(rows)
     return [of_policy.evidence(log.rows_of_user) for of_policy in gathered], logged
-
-
-def sum_by_user(place: np.ndarray, values: np.ndarray, users: int) -> np.ndarray:
-    """Sum rows (R, K) of users ``place`` (R,): (users, K) float64."""
-    columns = [np.bincount(place, column, users) for column in values.T]
-    # Without a row, bincount forgets its weights' type.
-    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def tag_sets(catalog: Catalog, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +195,7 @@ class _Gathered:
         # Not what the logging policy chose for the user: the model takes it as a random exposure.
         q_policy = model.predict(rows.states, chosen)
         kept = (weight > 0) | (tag_weight > 0)
-        self._rest += sum_by_user(rows.place[~kept], q_policy[~kept], len(self._rest))
+        self._rest += sums_by_user(q_policy[~kept], rows.place[~kept], len(self._rest))
         self._weighted.append(
             WeightedRows(
                 place=rows.place[kept],

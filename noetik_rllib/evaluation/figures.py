@@ -24,4 +24,5 @@ def named(names: Sequence[str], intervals: Intervals) -> dict[str, Interval]:
 def sums_by_user(values: np.ndarray, user: np.ndarray, num_users: int) -> np.ndarray:
     """Sum the rows (R, M) of each user, (U, M) float64; ``user`` (R,) is in 0..U-1."""
     columns = [np.bincount(user, weights=column, minlength=num_users) for column in values.T]
-    return np.stack(columns, axis=1) if columns else np.zeros((num_users, 0))
+    # Without a row, bincount forgets its weights' type.
+    return np.stack(columns, axis=1).astype(np.float64) if columns else np.zeros((num_users, 0))

@@ -325,6 +325,15 @@ def choices(listed: np.ndarray, newest: np.ndarray) -> np.ndarray:
     return best
 
 
+def check_max_rows(dataset: OfflineDataset, max_rows: int, seed: int) -> None:
+    """Refuse what ``load_session_rows`` would refuse as too few, without reading their states.
+
+    Raises:
+        UserError: as it.
+    """
+    _chosen_users(dataset, load_starts(dataset, "test").users, max_rows, seed)
+
+
 def _chosen_users(
     dataset: OfflineDataset, users: np.ndarray, max_rows: int, seed: int
 ) -> np.ndarray:

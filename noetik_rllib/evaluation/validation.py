@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from noetik_rllib.envs.response_model import ResponseModel
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
+from noetik_rllib.evaluation.figures import named
 from noetik_rllib.evaluation.intervals import bootstrap_by_user
 from noetik_rllib.evaluation.policies import ActorPolicy
-from noetik_rllib.evaluation.result import Interval, Validation
+from noetik_rllib.evaluation.result import Validation
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run
@@ -63,12 +62,10 @@ def choose_snapshot(
     chosen = max(iterations, key=lambda iteration: float(rewards[iteration].mean()))
     return Validation(
         iteration=chosen,
-        rewards={iteration: _interval(value, seed) for iteration, value in rewards.items()},
+        rewards={
+            iteration: named(("reward",), bootstrap_by_user(value[:, None], seed))["reward"]
+            for iteration, value in rewards.items()
+        },
         reward=run.config.reward,
         users=starts.num_users,
     )
-
-
-def _interval(values: np.ndarray, seed: int) -> Interval:
-    found = bootstrap_by_user(values, seed)
-    return Interval(mean=float(found.mean), low=float(found.low), high=float(found.high))

@@ -18,9 +18,9 @@ from noetik_rllib.evaluation.evidence import (
     Evidence,
     WeightedRows,
     collect,
-    sum_by_user,
     tag_sets,
 )
+from noetik_rllib.evaluation.figures import sums_by_user
 from noetik_rllib.evaluation.intervals import bootstrap_ratio
 from noetik_rllib.evaluation.off_policy import (
     MIN_EFFECTIVE_ROWS,
@@ -95,11 +95,11 @@ def test_gathered_is_what_all_rows_say(world: Planted, late: RandomRows, estimat
         "mips": estimators.inverse_propensity(same / share, late.signals),
     }
     sums = evidence.sums(estimator, threshold=30.0)
-    expected = sum_by_user(late.place, terms[estimator].top, len(log.users))
+    expected = sums_by_user(terms[estimator].top, late.place, len(log.users))
     np.testing.assert_allclose(sums.top, expected, rtol=1e-4, atol=1e-5)
     bottom = np.bincount(late.place, terms[estimator].bottom)
     np.testing.assert_allclose(sums.bottom, bottom, rtol=1e-6)
-    np.testing.assert_allclose(logged, sum_by_user(late.place, late.signals, len(log.users)))
+    np.testing.assert_allclose(logged, sums_by_user(late.signals, late.place, len(log.users)))
     some = np.array([3, 4, 11])
     np.testing.assert_allclose(evidence.of_users(some).sums(estimator, 30.0).top, sums.top[some])
 
@@ -307,10 +307,10 @@ def repetition(
             q_logged=model[shown[kept]],
             q_policy=model[chosen[kept]],
         )
-        rest = sum_by_user(place[~kept], model[chosen[~kept]], USERS)
+        rest = sums_by_user(model[chosen[~kept]], place[~kept], USERS)
         found[name] = Evidence(rows, rest, weighted, outside=0.0)
     assert len(row) == rows.sum()
-    return found, sum_by_user(place, answers, USERS)
+    return found, sums_by_user(answers, place, USERS)
 
 
 def users_utility(rng: np.random.Generator, quality: np.ndarray, users: int) -> np.ndarray:
