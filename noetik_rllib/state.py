@@ -5,8 +5,8 @@ so that every stock RLlib algorithm and reader works on it; structured, so that 
 unpack real events. The environment, the offline writer, the networks and the explanations all
 go through this module; nothing else knows a position.
 
-An event is ``(video index + 1, watch ratio, feedback bits, log1p of the seconds since it)``. The
-newest event is in slot 0. A slot of zeros is empty, so a vector of zeros is a user without history.
+An event is ``(video index + 1, watch ratio, feedback bits, log1p of the seconds since it)``; the
+bits also say whether the video was drawn uniformly instead of chosen for the user. The newest event is in slot 0. A slot of zeros is empty, so a vector of zeros is a user without history.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ if TYPE_CHECKING:  # importing torch takes seconds, and preparing a dataset need
     import torch
 
 #: Raised when a position or a meaning below changes: datasets and policies carry it.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 USER_SIZE = 32
 CONTEXT_SIZE = 32
 EVENT_SIZE = 4
 #: Fields of an event.
 VIDEO, WATCH_RATIO, FEEDBACK, AGE = range(EVENT_SIZE)
+#: Value of the feedback bit that marks a random exposure: above those of the signals.
+_RANDOM_PLACE = 2.0 ** len(BINARY_SIGNALS)
 
 #: float32 holds every integer up to 2^24; ``index + 1`` must stay exact.
 MAX_VIDEOS = 2**24 - 1
@@ -134,11 +136,25 @@ class StateParts(Generic[ArrayT]):
         powers = 2.0 ** torch.arange(len(BINARY_SIGNALS), device=bits.device, dtype=bits.dtype)
         return torch.floor(bits[..., None] / powers) % 2
 
+    @property
+    def is_random(self) -> ArrayT:
+        """True where the video of an event was drawn uniformly, (B, H) bool."""
+        return self.events[..., FEEDBACK] >= _RANDOM_PLACE
 
-def feedback_bits(binary_signals: np.ndarray) -> np.ndarray:
-    """Pack 0/1 signals (..., 8), in ``BINARY_SIGNALS`` order, into one float32 of 0 to 255."""
+
+def feedback_bits(
+    binary_signals: np.ndarray, is_random: np.ndarray | bool = False
+) -> np.ndarray:
+    """Pack 0/1 signals and the kind of exposure into one float32 of 0 to 511.
+
+    Args:
+        binary_signals: (..., 8), in ``BINARY_SIGNALS`` order.
+        is_random: whether the video was drawn uniformly, (...). Being shown a video by the
+            platform's policy is a sign of the user's taste; being shown a random one is none.
+    """
     places = (2.0 ** np.arange(len(BINARY_SIGNALS))).astype(np.float32)
-    return (binary_signals.astype(np.float32) * places).sum(axis=-1)
+    signals = (binary_signals.astype(np.float32) * places).sum(axis=-1)
+    return signals + np.float32(_RANDOM_PLACE) * np.asarray(is_random, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -214,7 +230,7 @@ class StateLayout:
                 f"{MAX_VIDEOS:,}; restrict the catalogue"
             )
         event_high = np.zeros((self.history_length, EVENT_SIZE), dtype=np.float32)
-        event_high[:] = (num_videos, 1.0, 2.0 ** len(BINARY_SIGNALS) - 1, 30.0)
+        event_high[:] = (num_videos, 1.0, 2.0 * _RANDOM_PLACE - 1, 30.0)
         context_low = np.zeros(CONTEXT_SIZE, dtype=np.float32)
         context_low[_TIME] = -1.0
         context_high = np.ones(CONTEXT_SIZE, dtype=np.float32)

@@ -20,7 +20,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 
 NAME = "behaviour_cloning"
 #: Raised when the same settings no longer give the same weights: older ones are then ignored.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 class CloningConfig(BaseModel):
@@ -100,10 +100,12 @@ def _train(
     config: CloningConfig,
     progress: Callable[[float], None],
 ) -> None:
-    """Maximise the likelihood of the logged videos, estimated where the catalogue is large."""
-    rows = dataset.load("train", ("obs", "actions"))
-    states = torch.as_tensor(rows["obs"].astype(np.float32))
-    videos = torch.as_tensor(rows["actions"].astype(np.int64))
+    """Maximise the likelihood of the chosen videos, estimated where the catalogue is large."""
+    rows = dataset.load("train", ("obs", "actions", "propensity"))
+    # As the run's own policy: random exposures are not imitated.
+    chosen = np.isnan(rows["propensity"])
+    states = torch.as_tensor(rows["obs"][chosen].astype(np.float32, copy=False))
+    videos = torch.as_tensor(rows["actions"][chosen].astype(np.int64))
     del rows
     if clone.actor.sampler is not None:
         clone.actor.sampler.follow(torch.as_tensor(dataset.times_shown("train")))

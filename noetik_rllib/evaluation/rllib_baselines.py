@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RLlibAlgorithm = Literal["bc", "marwil", "cql"]
 
 #: Raised when the same settings no longer give the same weights: older ones are then ignored.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 #: Widths of the default network's hidden layers (``DefaultModelConfig``).
 HIDDEN = (256, 256)
 #: The largest catalogue: an output layer of 256 x N, its gradient and Adam's two moments.
@@ -157,7 +157,8 @@ def rllib_baseline(
     }
 
     def train() -> Kept:
-        rows = learner_rows(dataset, effort)
+        # CQL learns values, also from random exposures; the others imitate.
+        rows = learner_rows(dataset, effort, imitate=algorithm != "cql")
         learner = make_learner(algorithm, dataset, effort)
         _train(learner, rows, effort, progress)
         return Kept(_weights(learner) | {"mean": rows.mean, "std": rows.std})
@@ -167,8 +168,13 @@ def rllib_baseline(
     return MLPPolicy(name, tensors)
 
 
-def learner_rows(dataset: OfflineDataset, effort: RLlibEffort) -> LearnerRows:
+def learner_rows(dataset: OfflineDataset, effort: RLlibEffort, imitate: bool) -> LearnerRows:
     """Return the rows of ``train``, shuffled, as RLlib's learners take them.
+
+    Args:
+        dataset: of the run.
+        effort: settings.
+        imitate: see ``LearnerRows``.
 
     Raises:
         UserError: there are fewer than a batch of them.
@@ -190,7 +196,7 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort) -> LearnerRows:
     [states] = [column for name, column in some.items() if name.endswith("/obs")]
     std, mean = torch.std_mean(states, dim=0)
     # A number that does not vary says nothing; 0 / 1.
-    return LearnerRows(shard, mean, torch.where(std > 0, std, 1.0))
+    return LearnerRows(shard, mean, torch.where(std > 0, std, 1.0), imitate)
 
 
 def make_learner(

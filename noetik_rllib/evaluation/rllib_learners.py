@@ -22,6 +22,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.torch_utils import update_target_network
 from torch import Tensor, nn
 
+from noetik_rllib.iql.row_files import PROPENSITY
 from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
 
 #: Key of the conservative penalty's weight in ``AlgorithmConfig.learner_config_dict``.
@@ -39,11 +40,14 @@ class LearnerRows:
         shard: the rows.
         mean: of each number of a state, (state size,).
         std: of the same.
+        imitate: whether the rows are to be imitated: random exposures are then left out, and
+            batches are as much smaller.
     """
 
     shard: ShardIterator
     mean: Tensor
     std: Tensor
+    imitate: bool
 
     def iter_torch_batches(
         self, *, batch_size: int, device: Any = None, **unused: Any
@@ -53,6 +57,9 @@ class LearnerRows:
         signs = torch.tensor(self.shard.reward.signs)
         for batch in self.shard.iter_torch_batches(batch_size=batch_size, device=device, **unused):
             rows = {name.removeprefix(prefix): column for name, column in batch.items()}
+            if self.imitate and PROPENSITY in rows:
+                chosen = rows[PROPENSITY].isnan()
+                rows = {name: column[chosen] for name, column in rows.items()}
             reward = (rows[REWARD_COMPONENTS] * signs).sum(dim=-1)
             columns = {
                 Columns.OBS: (rows[Columns.OBS] - self.mean) / self.std,

@@ -153,7 +153,7 @@ def encode_with_presence(encoder: StateEncoder, tokens: Tokens, presence: Tensor
     mask = torch.cat([torch.zeros_like(score[:, :2]), score], dim=1)[:, None, None, :]
     for place, block in enumerate(encoder.blocks, start=1):
         x = block(x, mask, first_only=place == len(encoder.blocks))
-    return encoder.summary(x[:, 0], tokens.events, presence * tokens.present)
+    return encoder.summary(x[:, 0], tokens.events, presence * tokens.weight)
 
 
 class MarginAttributor:
@@ -191,11 +191,18 @@ class MarginAttributor:
     ) -> Tensor:
         """Margin (B,) of one video per state, from what is attributed and what is held fixed.
 
-        ``fixed`` holds the event tokens (B, H, D), which slots are taken (B, H), the scaled
-        contrast of the video with the mean video (B, D), and that of their biases (B,).
+        ``fixed`` holds the event tokens (B, H, D), their weights in the sum and which slots are
+        taken, (B, H) each, the scaled contrast of the video with the mean video (B, D), and that
+        of their biases (B,).
         """
-        events, present, direction, offset = fixed
-        tokens = Tokens(self.encoder.user(user), events, self.encoder.context(context), present)
+        events, weight, present, direction, offset = fixed
+        tokens = Tokens(
+            user=self.encoder.user(user),
+            events=events,
+            weight=weight,
+            context=self.encoder.context(context),
+            present=present,
+        )
         query = self.networks.actor.query(encode_with_presence(self.encoder, tokens, presence))
         return (query * direction).sum(dim=-1) + offset
 
@@ -213,7 +220,7 @@ class MarginAttributor:
             direction = (video - self._mean_video) * actor.scale
             offset = actor.item_bias(video).squeeze(-1) - self._mean_bias
         attributed = (parts.user, tokens.present.to(flat.dtype), parts.context)
-        return attributed, (tokens.events, tokens.present, direction, offset)
+        return attributed, (tokens.events, tokens.weight, tokens.present, direction, offset)
 
     def margin(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Margin (B,) of the videos (B,) int in states (B, state size)."""
@@ -284,10 +291,10 @@ class MarginAttributor:
         )
         with torch.no_grad():
             margin = self._margin(*attributed, *fixed).double().numpy()
-            events, present, direction, offset = fixed
+            events, weight, present, direction, offset = fixed
             nothing = torch.zeros_like(present)
             baseline_margin = (
-                self._margin(*start, events, nothing, direction, offset).double().numpy()
+                self._margin(*start, events, weight, nothing, direction, offset).double().numpy()
             )
         user, presence, context = (
             part.detach().double().numpy()

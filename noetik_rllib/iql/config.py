@@ -72,6 +72,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
         self.expectile = defaults.expectile
         self.beta = defaults.beta
         self.max_weight = defaults.max_weight
+        self.imitate_random = defaults.imitate_random
         self.gamma = defaults.gamma
         self.target_polyak = defaults.target_polyak
         self.actor_lr = defaults.actor_lr
@@ -111,6 +112,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
         expectile: float = NotProvided,
         beta: float = NotProvided,
         max_weight: float = NotProvided,
+        imitate_random: bool = NotProvided,
         target_polyak: float = NotProvided,
         actor_lr: LearningRate = NotProvided,
         critic_lr: LearningRate = NotProvided,
@@ -132,6 +134,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
             expectile: between 0 and 1, exclusive.
             beta: 0 (behaviour cloning) or more.
             max_weight: positive.
+            imitate_random: whether the policy clones random exposures as well.
             target_polyak: above 0, at most 1.
             actor_lr: positive, or a schedule [(rows trained, rate), ...].
             critic_lr: likewise.
@@ -153,6 +156,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
             "expectile": expectile,
             "beta": beta,
             "max_weight": max_weight,
+            "imitate_random": imitate_random,
             "target_polyak": target_polyak,
             "actor_lr": actor_lr,
             "critic_lr": critic_lr,

@@ -140,7 +140,8 @@ class ColumnarOfflineData(OfflineData):
             if dataset is None
             else dataset_spaces(dataset)
         )
-        self.form = RowFormat.of_spaces(*spaces, signals)
+        mixed = dataset is not None and dataset.manifest.random_in_train
+        self.form = RowFormat.of_spaces(*spaces, signals, mixed and not config.imitate_random)
         self.files = open_files(input_files(config.input_), self.form.names)
         self.rows = sum(file.rows for file in self.files)
         # Algorithm.setup() fills these in (ray/rllib/algorithms/algorithm.py:1022-1040).

@@ -26,6 +26,7 @@ from noetik_rllib.iql.rl_module import (
     V_VALUES,
     DiscreteIQLTorchRLModule,
 )
+from noetik_rllib.iql.row_files import PROPENSITY
 from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
 
 #: Optimizers (``optimizer_parameters``), and the setting of their step size.
@@ -150,6 +151,9 @@ class DiscreteIQLTorchLearner(TorchLearner):
         advantage = losses.total(target_q - v.detach(), signs)  # (B,)
         asymmetry = losses.expectile_weights(advantage, config.expectile)
         weights = losses.awr_weights(advantage, config.beta, config.max_weight)
+        if PROPENSITY in batch:
+            # Critics learn from random exposures; the policy imitates what was chosen for the user.
+            weights = weights * batch[PROPENSITY].isnan()
 
         def critics(components: Tensor) -> tuple[Tensor, Tensor]:
             q_, target_, target_q_, v_ = (

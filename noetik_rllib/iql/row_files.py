@@ -27,6 +27,8 @@ from noetik_rllib.errors import UserError
 _DECODED_ROWS = 8192
 
 _OBSERVATIONS = (Columns.OBS, Columns.NEXT_OBS)
+#: Column of a dataset: probability of the logged video where it was drawn uniformly, else NaN.
+PROPENSITY = "propensity"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class RowFormat:
         pixels: whether observations stay bytes, a quarter of the memory.
         actions: number of actions.
         signals: columns that the reward is made of.
+        propensity: whether the rows' kind of exposure is read as well.
     """
 
     observation: tuple[int, ...]
@@ -86,10 +89,15 @@ class RowFormat:
     pixels: bool
     actions: int
     signals: tuple[str, ...]
+    propensity: bool = False
 
     @classmethod
     def of_spaces(
-        cls, observation_space: gym.Space, action_space: gym.Space, signals: tuple[str, ...]
+        cls,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        signals: tuple[str, ...],
+        propensity: bool = False,
     ) -> RowFormat:
         """Take it from the spaces.
 
@@ -110,25 +118,29 @@ class RowFormat:
             pixels=observation_space.dtype == np.uint8,
             actions=int(action_space.n),
             signals=signals,
+            propensity=propensity,
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Columns that are read."""
-        return (*_OBSERVATIONS, Columns.ACTIONS, Columns.TERMINATEDS, *self.signals)
+        kind = (PROPENSITY,) if self.propensity else ()
+        return (*_OBSERVATIONS, Columns.ACTIONS, Columns.TERMINATEDS, *kind, *self.signals)
 
     @property
     def row_bytes(self) -> int:
         """Memory that a decoded row takes."""
         value = 8 if self.states is not None else 1 if self.pixels else 4
-        return 2 * prod(self.observation) * value + 8 + 4 + 4 * len(self.signals)
+        numbers = 1 + self.propensity + len(self.signals)
+        return 2 * prod(self.observation) * value + 8 + 4 * numbers
 
     def decode(self, path: str, rows: pa.RecordBatch) -> dict[str, np.ndarray]:
         """Convert rows to arrays, one per column.
 
         Returns:
             ``obs`` and ``new_obs`` (N, *observation) float32, uint8 or int64, ``actions`` (N,)
-            int64, ``terminateds`` and each signal (N,) float32.
+            int64, ``terminateds`` and each signal (N,) float32, and ``propensity`` likewise, NaN
+            where it is not known.
 
         Raises:
             UserError: a value that training could only misunderstand; names file and column.
@@ -148,6 +160,8 @@ class RowFormat:
             if values.dtype != bool:
                 raise ValueError(f"holds {values.dtype}: expected true or false")
             return values.astype(np.float32)
+        if name == PROPENSITY:
+            return values.astype(np.float32, copy=False)
         return _finite(values)
 
 

@@ -47,6 +47,13 @@ class IQLSettings(BaseModel):
     max_weight: float = Field(
         default=100.0, gt=0, description="Cap on a row's weight, exp(beta A)."
     )
+    # Off: beside random exposures, a policy that clones every row learns when the log experimented
+    # (a history with random events means that more are to come) instead of what the user likes.
+    # On the synthetic Pure world its likelihood of the platform's choices then falls with training.
+    imitate_random: bool = Field(
+        default=False,
+        description="Let the policy clone random exposures of the training part, too.",
+    )
     # Official: 0.99. A session has some ten videos: 0.9 looks as far ahead, 0.99 ten sessions.
     gamma: float = Field(default=0.9, ge=0, le=1, description="Discount per video.")
     # Official (tau in its code and in RLlib's).

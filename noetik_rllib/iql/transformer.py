@@ -23,16 +23,25 @@ from noetik_rllib.state import (
     StateParts,
 )
 
-#: Numbers that describe the answer to a past video: watch ratio, binary signals, age.
-ANSWER_SIZE = 2 + len(BINARY_SIGNALS)
+#: Numbers that describe the answer to a past video: watch ratio, binary signals, random, age.
+ANSWER_SIZE = 3 + len(BINARY_SIGNALS)
+_RANDOM = 1 + len(BINARY_SIGNALS)
+
+#: What a random exposure begins with in the history's mean, as the argument of a sigmoid: 0.05 of a
+#: video that was chosen for the user, as it says nothing of their taste until it is answered.
+_RANDOM_START = -3.0
+#: Imagined events without content in the history's mean, which keep the taste of a user with few
+#: events near 0.
+_IMAGINED_EVENTS = 2.0
 
 
 def answer_features(parts: StateParts[Tensor]) -> Tensor:
-    """Describe the user's answer to each past event, (B, H, 10)."""
+    """Describe how each past event came about and was answered, (B, H, 11)."""
     return torch.cat(
         [
             parts.events[..., WATCH_RATIO, None],
             parts.feedback,
+            parts.is_random[..., None].to(parts.events.dtype),
             # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
             0.1 * parts.events[..., AGE, None],
         ],
@@ -44,12 +53,14 @@ def answer_features(parts: StateParts[Tensor]) -> Tensor:
 class Tokens:
     """A batch of states as the transformer sees them, before the first block.
 
-    ``user`` (B, D); ``events`` (B, H, D), newest first; ``context`` (B, D); ``present`` (B, H)
-    bool, False where a slot is empty. Attributions take these apart (``interpret/``).
+    ``user`` (B, D); ``events`` (B, H, D), newest first; ``weight`` (B, H) of each event in the
+    history's mean; ``context`` (B, D); ``present`` (B, H) bool, False where a slot is empty.
+    Attributions take these apart (``interpret/``).
     """
 
     user: Tensor
     events: Tensor
+    weight: Tensor
     context: Tensor
     present: Tensor
 
@@ -113,10 +124,11 @@ class Block(nn.Module):
 class StateEncoder(nn.Module):
     """Summary of a state by a transformer over a user, a context and up to H event tokens.
 
-    Beside what attention makes of a state, the summary holds the plain sum of its events, so that
+    Beside what attention makes of a state, the summary holds a weighted mean of its events, so that
     a video like those in the history can be told by a product with its own embedding. Attention
     alone would have to learn to copy them through four layers: cloning a log of strong tastes,
-    it got half as far in as many steps (docs/iql.md).
+    it got half as far in as many steps (docs/iql.md). A hidden layer is added to the mean, as the
+    log-odds of a taste are not linear in how often it was met.
     """
 
     def __init__(self, config: NetworkConfig, tower: VideoTower) -> None:
@@ -131,20 +143,36 @@ class StateEncoder(nn.Module):
         self.recency = nn.Embedding(config.history_length, size)
         self.blocks = nn.ModuleList(Block(size, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(size)
+        # How much of a taste an event tells, 0 to 2: a random exposure little, a like much.
+        self.weigh = nn.Linear(ANSWER_SIZE, 1)
+        self.refine = nn.Sequential(
+            nn.LayerNorm(2 * size),
+            nn.Linear(2 * size, 4 * size),
+            nn.GELU(),
+            nn.Linear(4 * size, size),
+        )
+        with torch.no_grad():
+            self.weigh.weight.zero_()  # every chosen event weighs 1 at first
+            self.weigh.weight[0, _RANDOM] = _RANDOM_START
+            self.weigh.bias.zero_()
+            self.refine[-1].weight.mul_(0.1)  # the mean leads at first
+            self.refine[-1].bias.zero_()
         #: Numbers of a summary.
         self.summary_size = 2 * size
 
     def embed(self, features: VideoFeatures, states: Tensor) -> Tokens:
         """Turn states (B, state size) into tokens."""
         parts = self.layout.unpack(states)
+        answers = answer_features(parts)
         events = (
             self.tower(features, parts.video_index.clamp(min=0))
-            + self.answer(answer_features(parts))
+            + self.answer(answers)
             + self.recency.weight
         )
         return Tokens(
             user=self.user(parts.user),
             events=events * parts.present[..., None],
+            weight=2 * torch.sigmoid(self.weigh(answers)[..., 0]) * parts.present,
             context=self.context(parts.context),
             present=parts.present,
         )
@@ -162,18 +190,21 @@ class StateEncoder(nn.Module):
         mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
         for place, block in enumerate(self.blocks, start=1):
             x = block(x, mask, first_only=place == len(self.blocks), attention=attention)
-        return self.summary(x[:, 0], tokens.events, tokens.present)
+        return self.summary(x[:, 0], tokens.events, tokens.weight)
 
-    def summary(self, user: Tensor, events: Tensor, presence: Tensor) -> Tensor:
-        """Join the user token after the last block (B, D) and the sum of the events, (B, 2 D).
+    def summary(self, user: Tensor, events: Tensor, weight: Tensor) -> Tensor:
+        """Join the user token after the last block (B, D) and the history's taste, (B, 2 D).
 
         Args:
             user: (B, D).
             events: tokens before the first block, (B, H, D).
-            presence: what each counts in the sum, (B, H); 0 at empty slots.
+            weight: what each counts in their mean, (B, H); 0 at empty slots.
         """
-        total = (events * presence[..., None]).sum(dim=1) / self.layout.history_length
-        return torch.cat([self.norm(user), total], dim=-1)
+        # (B, 1, H) @ (B, H, D) -> (B, D)
+        mean = (weight[:, None] @ events)[:, 0] / (weight.sum(1, keepdim=True) + _IMAGINED_EVENTS)
+        user = self.norm(user)
+        taste = mean + self.refine(torch.cat([user, mean], dim=-1))
+        return torch.cat([user, taste], dim=-1)
 
     def forward(self, features: VideoFeatures, states: Tensor) -> Tensor:
         """Summarise states (B, state size) as (B, 2 D)."""

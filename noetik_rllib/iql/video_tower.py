@@ -63,7 +63,9 @@ class VideoFeatures(nn.Module):
 class VideoTower(nn.Module):
     """Embedding of a video from its tags, author, types, numbers and hashed id.
 
-    Every video has one, seen in training or not: the features speak where the id is silent.
+    Every video has one, seen in training or not: the features speak where the id is silent. It is
+    their plain sum, over a video's tags as well: what a user thinks of two tags adds up, which a
+    mean over tags, or a norm of the whole, would hide from a product with the embedding.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -76,7 +78,6 @@ class VideoTower(nn.Module):
         self.video_type = nn.Embedding(config.num_video_types + 1, size)
         self.upload_type = nn.Embedding(config.num_upload_types + 1, size)
         self.numeric = nn.Linear(len(NUMERIC_NAMES), size)
-        self.norm = nn.LayerNorm(size)
         # Only tags start large: videos are alike by them at first. What hardly tells videos apart,
         # as their two types, or tells of one alone, as its identity, is learnt as exceptions.
         for embedding in (self.video_id, self.author, self.video_type, self.upload_type):
@@ -98,10 +99,8 @@ class VideoTower(nn.Module):
             # As table[index], which takes 30 times as long here: it starts threads for little.
             return table.index_select(0, index.reshape(-1)).view(*index.shape, *table.shape[1:])
 
-        codes = take(features.tag_codes)  # (..., MAX_TAGS)
-        count = (codes > 0).sum(-1, keepdim=True).clamp(min=1)
-        return self.norm(
-            self.tag(codes).sum(-2) / count
+        return (
+            self.tag(take(features.tag_codes)).sum(-2)  # (..., MAX_TAGS, D) -> (..., D)
             + self.video_id(take(features.id_bucket))
             + self.author(take(features.author_bucket))
             + self.video_type(take(features.video_type_code))

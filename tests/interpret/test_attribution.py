@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from noetik_rllib.interpret.attribution import (
 )
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
 from noetik_rllib.iql.networks import IQLNetworks
-from noetik_rllib.iql.transformer import Tokens
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import EVENT_SIZE
 from tests.interpret import planted
@@ -147,7 +147,11 @@ def test_presence_0_is_an_empty_history_and_1_changes_nothing(
     encoder = networks.actor.encoder
     with torch.no_grad():
         tokens = encoder.embed(networks.features, torch.as_tensor(sample.states))
-        empty = Tokens(tokens.user, tokens.events, tokens.context, torch.zeros_like(tokens.present))
+        empty = replace(
+            tokens,
+            weight=torch.zeros_like(tokens.weight),
+            present=torch.zeros_like(tokens.present),
+        )
         whole = encode_with_presence(encoder, tokens, torch.ones(tokens.present.shape))
         nothing = encode_with_presence(encoder, tokens, torch.zeros(tokens.present.shape))
         torch.testing.assert_close(whole, encoder.encode(tokens))
