@@ -178,9 +178,9 @@ class MarginAttributor:
         self.baseline_context = torch.as_tensor(baseline.context)
         self._integrate = IntegratedGradients(self._margin)
         with torch.no_grad():
-            videos = networks.actor.tower(networks.features)  # (N, D)
+            videos, bias = networks.actor.embed(networks.features)  # (N, D), (N,)
             self._mean_video = videos.mean(dim=0)
-            self._mean_bias = networks.actor.item_bias(videos).mean()
+            self._mean_bias = bias.mean()
 
     def _margin(
         self,
@@ -216,9 +216,9 @@ class MarginAttributor:
             flat = torch.as_tensor(np.array(states, dtype=np.float32))
             parts = self.layout.unpack(flat)
             tokens = self.encoder.embed(features, flat)
-            video = actor.tower(features, torch.as_tensor(videos, dtype=torch.int64))  # (B, D)
+            video, bias = actor.embed(features, torch.as_tensor(videos, dtype=torch.int64))
             direction = (video - self._mean_video) * actor.scale
-            offset = actor.item_bias(video).squeeze(-1) - self._mean_bias
+            offset = bias - self._mean_bias
         attributed = (parts.user, tokens.present.to(flat.dtype), parts.context)
         return attributed, (tokens.events, tokens.weight, tokens.present, direction, offset)
 

@@ -54,11 +54,15 @@ class Actor(nn.Module):
         """Embeds the videos, those of the history as those to choose from."""
         return self.encoder.tower
 
+    def embed(self, features: VideoFeatures, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return embeddings (n, D) and biases (n,) of videos (n,), or of the whole catalogue."""
+        videos = self.tower(features, index)
+        return videos, self.item_bias(videos).squeeze(-1)
+
     def logits_from_query(self, features: VideoFeatures, query: Tensor) -> Tensor:
         """Logits (B, N) of every video, from queries (B, D)."""
-        videos = self.tower(features)  # (N, D)
         # The query is scaled, not the (B, N) product: one pass over the largest tensor here.
-        return F.linear(query * self.scale, videos, self.item_bias(videos).squeeze(-1))
+        return F.linear(query * self.scale, *self.embed(features))
 
     def log_prob(self, features: VideoFeatures, query: Tensor, videos: Tensor) -> Tensor:
         """Log-probabilities (B,) of one video each (B,), from queries (B, D), for training.
@@ -71,8 +75,7 @@ class Actor(nn.Module):
             # In single precision also under autocast: a sum over the catalogue.
             return -F.cross_entropy(logits.float(), videos, reduction="none")
         negatives = self.sampler()
-        embedded = self.tower(features, torch.cat([videos, negatives.videos]))  # (B + M, D)
-        bias = self.item_bias(embedded).squeeze(-1)
+        embedded, bias = self.embed(features, torch.cat([videos, negatives.videos]))  # B + M
         query, rows = query * self.scale, len(videos)
         positive = (query * embedded[:rows]).sum(dim=-1) + bias[:rows]
         negative = F.linear(query, embedded[rows:], bias[rows:])  # (B, M)
@@ -90,8 +93,7 @@ class Actor(nn.Module):
         """Yield embeddings (C, D) and biases (C,) of the catalogue, C = ``size`` videos a time."""
         everything = torch.arange(len(features.id_bucket), device=features.id_bucket.device)
         for index in everything.split(size):
-            videos = self.tower(features, index)
-            yield videos, self.item_bias(videos).squeeze(-1)
+            yield self.embed(features, index)
 
     @torch.no_grad()
     def embed_catalogue(self, features: VideoFeatures) -> EmbeddedCatalogue:
@@ -145,14 +147,17 @@ class QNetwork(nn.Module):
         size = config.embedding_size
         self.encoder = encoder or StateEncoder(config, VideoTower(config))
         inputs = 2 * self.encoder.summary_size + size
-        self.heads = nn.ModuleList(SignalHead(inputs, 2 * size, reward) for _ in range(2))
+        self.heads = nn.ModuleList(
+            SignalHead(inputs, 2 * size, reward, config.id_buckets) for _ in range(2)
+        )
 
     def from_summary(self, features: VideoFeatures, summary: Tensor, videos: Tensor) -> Tensor:
         """Q values (2, B, S) of the videos (B,) int64, from summaries of the states (B, 2 D)."""
         video = self.encoder.tower(features, videos)
         # Attention's part and the history's, each against the video.
         joint = torch.cat([summary, video, summary * video.repeat(1, 2)], dim=-1)  # (B, 5 D)
-        return torch.stack([head(joint) for head in self.heads])
+        bucket = features.id_bucket[videos]
+        return torch.stack([head(joint, bucket) for head in self.heads])
 
     def forward(self, features: VideoFeatures, states: Tensor, videos: Tensor) -> Tensor:
         """Q values (2, B, S) of the videos (B,) int64 in states (B, state size)."""

@@ -112,8 +112,8 @@ def test_a_probe_sends_no_gradient_back() -> None:
     torch.testing.assert_close(values[:, [1]], head.probe(hidden))
     values[:, 1].sum().backward()
     assert x.grad is None or not x.grad.any()
-    assert head.probe.weight.grad is not None
-    assert head.probe.weight.grad.any()
+    assert head.probe.linear.weight.grad is not None
+    assert head.probe.linear.weight.grad.any()
 
 
 @pytest.mark.usefixtures("ray_session")
