@@ -28,6 +28,7 @@ from noetik_rllib.data.world import SyntheticWorld
 from noetik_rllib.data.world import preset as world_preset
 from noetik_rllib.evaluation.baselines import best_cycle, best_rewarded, greedy, user_model
 from noetik_rllib.evaluation.comparison import compare, metrics_by_user, true_course
+from noetik_rllib.evaluation.critic_ranked import CriticRankedPolicy
 from noetik_rllib.evaluation.intervals import bootstrap_by_user
 from noetik_rllib.evaluation.lineup import standard_baselines, world_baselines
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy
@@ -102,7 +103,10 @@ def one_world(preset: str, seed: int, folder: Path, report: Callable[[str, float
     with stages("choosing a policy on validation") as update:
         chosen = choose_snapshot(finished, dataset, model, progress=update)
     networks = finished.networks(chosen.iteration)
-    policies: list[Policy] = [ActorPolicy.of(networks)]
+    policies: list[Policy] = [
+        ActorPolicy.of(networks),
+        CriticRankedPolicy(networks, finished.config.beta),
+    ]
     policies += standard_baselines(finished, dataset, networks, seed, stages)
     with stages("greedy on the user model") as update:
         policies.append(greedy(model, dataset, reward, finished.directory, seed, update))
