@@ -6,7 +6,8 @@ unpack real events. The environment, the offline writer, the networks and the ex
 go through this module; nothing else knows a position.
 
 An event is ``(video index + 1, watch ratio, feedback bits, log1p of the seconds since it)``; the
-bits also say whether the video was drawn uniformly instead of chosen for the user. The newest event is in slot 0. A slot of zeros is empty, so a vector of zeros is a user without history.
+bits also say whether the video was drawn uniformly instead of chosen for the user. The newest event
+is in slot 0. A slot of zeros is empty, so a vector of zeros is a user without history.
 """
 
 from __future__ import annotations
@@ -142,9 +143,7 @@ class StateParts(Generic[ArrayT]):
         return self.events[..., FEEDBACK] >= _RANDOM_PLACE
 
 
-def feedback_bits(
-    binary_signals: np.ndarray, is_random: np.ndarray | bool = False
-) -> np.ndarray:
+def feedback_bits(binary_signals: np.ndarray, is_random: np.ndarray | bool = False) -> np.ndarray:
     """Pack 0/1 signals and the kind of exposure into one float32 of 0 to 511.
 
     Args:

@@ -115,9 +115,7 @@ class HistoryIndex:
         self.events = np.empty((n, EVENT_SIZE), dtype=np.float32)
         self.events[:, VIDEO] = video_index + 1
         self.events[:, WATCH_RATIO] = log.signals[:, SIGNALS.index("watch_ratio")]
-        self.events[:, FEEDBACK] = feedback_bits(
-            log.signals[:, BINARY_COLUMNS], log.is_random
-        )
+        self.events[:, FEEDBACK] = feedback_bits(log.signals[:, BINARY_COLUMNS], log.is_random)
         self.events[:, AGE] = 0.0
 
     def before(self, rows: np.ndarray) -> Requests:
