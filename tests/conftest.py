@@ -35,6 +35,14 @@ def tiny_dataset(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def mixed_dataset(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Offline dataset of that world whose training part has random exposures, too."""
+    folder = tmp_path_factory.mktemp("dataset") / "mixed"
+    prepare(tiny_world, folder, PrepareConfig(random_in_train=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def kuairand_pure() -> Path:
     """Folder of real KuaiRand-Pure rows; the test is skipped, loudly, where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "kuairand"

@@ -14,6 +14,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.offline.history import HistoryIndex
 from noetik_rllib.state import (
     CONTEXT_NAMES,
+    FEEDBACK,
     MAX_VIDEOS,
     USER_NAMES,
     StateLayout,
@@ -29,18 +30,31 @@ def test_default_layout_is_the_promised_128_with_50_events_264() -> None:
     assert len(USER_NAMES) == len(CONTEXT_NAMES) == 32
 
 
-@given(st.lists(st.integers(0, 1), min_size=8, max_size=8))
-def test_feedback_bits_come_back_in_numpy_and_torch(flags: list[int]) -> None:
-    """Fails if a network or an explanation reads another feedback than was stored."""
+@given(st.lists(st.integers(0, 1), min_size=8, max_size=8), st.booleans())
+def test_feedback_bits_come_back_in_numpy_and_torch(flags: list[int], is_random: bool) -> None:
+    """Fails if a network or an explanation reads another feedback than was stored, or takes a
+    random exposure for a chosen one, or the mark for a signal.
+    """
     layout = StateLayout(history_length=1)
     events = np.zeros((1, 1, 4), dtype=np.float32)
-    events[0, 0] = (MAX_VIDEOS, 0.5, feedback_bits(np.array(flags)), 2.0)
+    events[0, 0] = (MAX_VIDEOS, 0.5, feedback_bits(np.array(flags), is_random), 2.0)
     states = layout.pack(np.zeros((1, 32)), events, np.zeros((1, 32)))
-    assert layout.unpack(states).feedback[0, 0].tolist() == flags
-    parts = layout.unpack(torch.as_tensor(states))
-    assert parts.feedback[0, 0].tolist() == flags
-    assert parts.video_index[0, 0].item() == MAX_VIDEOS - 1
+    for parts in (layout.unpack(states), layout.unpack(torch.as_tensor(states))):
+        assert parts.feedback[0, 0].tolist() == flags
+        assert parts.is_random[0, 0].item() is is_random
+        assert parts.video_index[0, 0].item() == MAX_VIDEOS - 1
     assert len(BINARY_SIGNALS) == len(flags)
+
+
+def test_each_event_has_its_own_mark() -> None:
+    """Fails if one random exposure marks the others of a batch, or what is not said to
+    be random is taken for it.
+    """
+    signals = np.array([[1, 0, 0, 0, 0, 0, 0, 1], [1] * 8, [0] * 8])
+    marked = feedback_bits(signals, np.array([True, False, True]))
+    assert marked.dtype == np.float32
+    assert marked.tolist() == [129 + 256, 255, 256]
+    assert feedback_bits(signals).tolist() == [129, 255, 0]
 
 
 def test_zeros_are_a_user_without_history() -> None:
@@ -106,9 +120,25 @@ def test_advance_equals_what_the_writer_builds_from_the_log(seed: int, gaps: lis
         np.testing.assert_allclose(moved[0], built[row + 1], rtol=2e-4, atol=2e-4)
 
 
+def test_what_a_policy_shows_is_not_marked_as_random() -> None:
+    """Fails if a simulated event looks like an experiment of the platform's, which a policy has
+    learnt to overlook, or if time makes a random exposure a chosen one.
+    """
+    layout = StateLayout(history_length=3)
+    events = np.zeros((1, 3, 4), dtype=np.float32)
+    events[0, :2] = [(8, 1.0, feedback_bits(np.ones(8), True), 3.0), (3, 0.0, 0.0, 4.0)]
+    states = layout.pack(np.zeros((1, 32)), events, np.zeros((1, 32)))
+    after = advance(layout, states, np.array([5]), np.ones((1, 9), np.float32), np.array([9.0]))
+    parts = layout.unpack(after)
+    assert parts.video_index[0].tolist() == [5, 7, 2]
+    assert parts.is_random[0].tolist() == [False, True, False]
+    assert parts.feedback[0, :2].all()
+
+
 def test_states_lie_within_the_bounds_of_the_observation_space() -> None:
     """Fails if Gymnasium would call a legal state illegal."""
     low, high = StateLayout().bounds(num_videos=10)
     assert (low <= high).all()
     assert high[32] == 10
-    assert high[34] == 2 ** len(BINARY_COLUMNS) - 1
+    every_bit = feedback_bits(np.ones(len(BINARY_COLUMNS)), True)
+    assert high[32 + FEEDBACK] == every_bit == 2 ** (len(BINARY_COLUMNS) + 1) - 1

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.baseline_cache import Kept, kept
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.iql.network_config import NetworkConfig
@@ -68,6 +69,9 @@ def behaviour_cloning(
         config: effort.
         run_directory: folder of the run, where it is kept (``baseline_cache``).
         progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        UserError: ``train`` holds no video that was chosen for its user.
     """
     progress = progress or (lambda share: None)
     with torch.random.fork_rng(devices=[]):
@@ -104,6 +108,10 @@ def _train(
     rows = dataset.load("train", ("obs", "actions", "propensity"))
     # As the run's own policy: random exposures are not imitated.
     chosen = np.isnan(rows["propensity"])
+    if not chosen.any():
+        raise UserError(
+            f"{dataset.directory / 'train'} holds random exposures alone: there is nothing to clone"
+        )
     states = torch.as_tensor(rows["obs"][chosen].astype(np.float32, copy=False))
     videos = torch.as_tensor(rows["actions"][chosen].astype(np.int64))
     del rows

@@ -64,7 +64,7 @@ def _events(
 ) -> list[Event]:
     """Facts of the events in a state (state size,), newest first."""
     parts = layout.unpack(state[None])
-    video_index, feedback = parts.video_index[0], parts.feedback[0]
+    video_index, feedback, is_random = parts.video_index[0], parts.feedback[0], parts.is_random[0]
     events = []
     for slot in np.flatnonzero(parts.present[0]):
         video = video_of(int(video_index[slot]))
@@ -82,6 +82,7 @@ def _events(
                 shared_tags=[tag for tag in video.tags or () if tag in (recommended.tags or ())],
                 same_author=video.author_id is not None
                 and video.author_id == recommended.author_id,
+                is_random=bool(is_random[slot]),
             )
         )
     return events
@@ -96,6 +97,7 @@ def _event_text(event: Event, mapping: Mapping) -> str:
         age_seconds=event.age_seconds,
         shared_tags=event.shared_tags,
         same_author=event.same_author,
+        is_random=event.is_random,
         log=mapping.log,
     )
 

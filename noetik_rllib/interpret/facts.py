@@ -74,6 +74,7 @@ class Event(_Frozen):
         watch_ratio: watched share, 0 to 1.
         feedback: names of the binary signals that are 1.
         age_seconds: since the event.
+        is_random: whether the video was drawn uniformly, not chosen for the user.
     """
 
     slot: int
@@ -83,6 +84,7 @@ class Event(_Frozen):
     age_seconds: float
     shared_tags: list[int]
     same_author: bool
+    is_random: bool
 
 
 class Influence(_Frozen):

@@ -194,6 +194,7 @@ def event(
     age_seconds: float,
     shared_tags: Sequence[int],
     same_author: bool,
+    is_random: bool = False,
     log: LogFiles | None = None,
 ) -> str:
     """A past event, and what its video has in common with the recommended one.
@@ -206,6 +207,7 @@ def event(
         age_seconds: since the event.
         shared_tags: tags that the recommended video carries too.
         same_author: whether it is of the recommended video's author.
+        is_random: whether the video was drawn uniformly, not chosen for the user.
         log: what the log holds; KuaiRand's where not given.
 
     >>> event(name="video 12", video_tags=[39], watch_ratio=1.0, feedback=["click", "like"],
@@ -214,6 +216,8 @@ def event(
     """
     log = log or kuairand().log
     label = name if video_tags is None else f"{name} ({tags(video_tags)})"
+    if is_random:
+        label += ", drawn at random,"
     when = ago(age_seconds, log)
     meanings = log.meanings
     if "watch_ratio" in log.signals and "watch_ratio" not in meanings:

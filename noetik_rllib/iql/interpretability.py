@@ -70,7 +70,12 @@ def penalties(
     counts = (number > count).to(query.dtype)  # (B,)
     entropy = -(alpha * alpha.clamp(min=1e-12).log()).sum(dim=1) / number.clamp(min=2).log()
     kept = most_attended(alpha, present, count)
-    short = replace(tokens, events=tokens.events * kept[..., None], present=kept)
+    short = replace(
+        tokens,
+        events=tokens.events * kept[..., None],
+        weight=tokens.weight * kept,
+        present=kept,
+    )
     reduced = actor.query(actor.encoder.encode(short))
     change = (query - reduced).square().sum(dim=1) / query.detach().square().sum(dim=1)
     return (entropy * counts).mean(), (change * counts).mean()

@@ -143,9 +143,11 @@ def actor_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
 def effective_sample_size(weights: Tensor) -> Tensor:
     """Return how many equally weighted rows the weights (B,) are worth (Kish 1965), a scalar.
 
-    It is between 1 and B. Near 1, a few rows make the whole gradient: lower ``beta``.
+    It is between 1 and B; 0 where no row is imitated. Near 1, a few rows make the whole gradient:
+    lower ``beta``.
     """
-    return weights.sum().square() / weights.square().sum()
+    squares = weights.square().sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    return weights.sum().square() / squares
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from noetik_rllib.state import (
 ANSWER_SIZE = 3 + len(BINARY_SIGNALS)
 _RANDOM = 1 + len(BINARY_SIGNALS)
 
-#: What a random exposure begins with in the history's mean, as the argument of a sigmoid: 0.05 of a
+#: What a random exposure begins with in the history's mean, as the argument of a sigmoid: 0.1 of a
 #: video that was chosen for the user, as it says nothing of their taste until it is answered.
 _RANDOM_START = -3.0
 #: Imagined events without content in the history's mean, which keep the taste of a user with few
@@ -145,18 +145,14 @@ class StateEncoder(nn.Module):
         self.norm = nn.LayerNorm(size)
         # How much of a taste an event tells, 0 to 2: a random exposure little, a like much.
         self.weigh = nn.Linear(ANSWER_SIZE, 1)
-        self.refine = nn.Sequential(
-            nn.LayerNorm(2 * size),
-            nn.Linear(2 * size, 4 * size),
-            nn.GELU(),
-            nn.Linear(4 * size, size),
-        )
+        widen, narrow = nn.Linear(2 * size, 4 * size), nn.Linear(4 * size, size)
+        self.refine = nn.Sequential(nn.LayerNorm(2 * size), widen, nn.GELU(), narrow)
         with torch.no_grad():
             self.weigh.weight.zero_()  # every chosen event weighs 1 at first
             self.weigh.weight[0, _RANDOM] = _RANDOM_START
             self.weigh.bias.zero_()
-            self.refine[-1].weight.mul_(0.1)  # the mean leads at first
-            self.refine[-1].bias.zero_()
+            narrow.weight.mul_(0.1)  # the mean leads at first
+            narrow.bias.zero_()
         #: Numbers of a summary.
         self.summary_size = 2 * size
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -179,6 +182,41 @@ def test_cloning_learns_the_log(world: Planted, tmp_path: Path, exact_softmax_vi
     assert loss < -popularity[videos].mean() - 0.1
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_random_exposures_are_not_cloned(mixed_dataset: Path, tmp_path: Path) -> None:
+    """The clone would learn when the log experimented: which videos were drawn at random in
+    ``train`` must not move a weight, though one that was chosen does.
+    """
+    sizes = NetworkConfig.for_dataset(
+        OfflineDataset(mixed_dataset).manifest, embedding_size=16, num_layers=1, num_heads=2
+    )
+
+    def logits(name: str, changed: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        folder = Path(shutil.copytree(mixed_dataset, tmp_path / name))
+        for path in (folder / "train").iterdir():
+            table = pq.read_table(path)
+            actions = table["actions"].to_numpy()
+            rows = changed(table["propensity"].to_numpy())
+            place = table.schema.get_field_index("actions")
+            actions = np.where(rows, (actions + 1) % sizes.num_videos, actions)
+            pq.write_table(table.set_column(place, "actions", pa.array(actions)), path)
+        dataset = OfflineDataset(folder)
+        states = dataset.load("test", ("obs",))["obs"][:30]
+        return clone_logits(states, dataset, sizes, EFFORT, tmp_path / f"run-{name}")
+
+    as_it_is = logits("same", lambda propensity: np.zeros(len(propensity), bool))
+    random_changed = logits("random", lambda propensity: ~np.isnan(propensity))
+    chosen_changed = logits("chosen", np.isnan)
+    np.testing.assert_array_equal(random_changed, as_it_is)
+    assert (chosen_changed != as_it_is).any()
+
+    nothing = Path(shutil.copytree(mixed_dataset, tmp_path / "nothing"))
+    for path in (nothing / "train").iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.filter(~np.isnan(table["propensity"].to_numpy())), path)
+    with pytest.raises(UserError, match="random exposures alone: there is nothing to clone"):
+        behaviour_cloning(OfflineDataset(nothing), sizes, EFFORT, tmp_path / "run-nothing")
 
 
 def test_clone_is_kept_and_is_the_same(

@@ -41,9 +41,12 @@ def dataset(tiny_dataset: Path) -> OfflineDataset:
     return OfflineDataset(tiny_dataset)
 
 
-def one_batch(dataset: OfflineDataset, effort: RLlibEffort) -> dict[str, torch.Tensor]:
+def one_batch(
+    dataset: OfflineDataset, effort: RLlibEffort, imitate: bool = False
+) -> dict[str, torch.Tensor]:
     """Columns of a batch, as the learners get them."""
-    batch = next(learner_rows(dataset, effort).iter_torch_batches(batch_size=effort.batch_size))
+    rows = learner_rows(dataset, effort, imitate)
+    batch = next(rows.iter_torch_batches(batch_size=effort.batch_size))
     return {name.removeprefix("default_policy/"): column for name, column in batch.items()}
 
 
@@ -67,7 +70,8 @@ def test_policy_is_the_trained_module(algorithm: RLlibAlgorithm, dataset: Offlin
     """
     from noetik_rllib.evaluation.rllib_baselines import _weights
 
-    rows, learner = learner_rows(dataset, EFFORT), make_learner(algorithm, dataset, EFFORT)
+    rows = learner_rows(dataset, EFFORT, imitate=algorithm != "cql")
+    learner = make_learner(algorithm, dataset, EFFORT)
     policy = MLPPolicy("x", _weights(learner) | {"mean": rows.mean, "std": rows.std})
     raw = dataset.load("train", ("obs",))["obs"][:20]
     states = torch.tensor(raw)
@@ -91,7 +95,7 @@ def test_rows_are_the_logs_own(dataset: OfflineDataset) -> None:
     rewards = 0.5 * (raw["click"] + raw["watch_ratio"]) + 4 * raw["like"]
     std = dataset.manifest.signals.reward_std(effort.reward)
     # Rows are found again by what only they have: their standardised state.
-    rows = learner_rows(dataset, effort)
+    rows = learner_rows(dataset, effort, imitate=False)
     known = ((torch.tensor(raw["obs"]) - rows.mean) / rows.std).double() @ torch.arange(
         128.0
     ).double()
@@ -102,6 +106,31 @@ def test_rows_are_the_logs_own(dataset: OfflineDataset) -> None:
     np.testing.assert_array_equal(batch[Columns.TERMINATEDS][:50], raw["terminateds"][place])
     assert batch[Columns.OBS].mean(0).abs().max() < 0.25
     assert batch[Columns.OBS].std(0).max() < 2
+
+
+@pytest.mark.parametrize("imitate", [True, False])
+def test_only_what_was_chosen_is_imitated(imitate: bool, mixed_dataset: Path) -> None:
+    """BC and MARWIL would learn when the log experimented, or lose rows of its own policy; or CQL
+    would lose the only videos that were shown for no reason. A batch of all rows tells.
+    """
+    dataset = OfflineDataset(mixed_dataset)
+    effort = EFFORT.model_copy(update={"batch_size": dataset.manifest.parts["train"].rows})
+    batch = one_batch(dataset, effort, imitate)
+    raw = dataset.load("train", ("obs", "actions", "propensity"))
+    kept = np.isnan(raw["propensity"]) | (not imitate)
+    assert 0 < np.isnan(raw["propensity"]).sum() < len(kept)
+    rows = learner_rows(dataset, effort, imitate)
+    states = (torch.tensor(raw["obs"][kept]) - rows.mean) / rows.std
+
+    def in_order(actions: np.ndarray, states: torch.Tensor) -> np.ndarray:
+        pairs = np.column_stack([actions, states.numpy().astype(np.float32)])
+        return pairs[np.lexsort(pairs.T)]
+
+    np.testing.assert_array_equal(
+        in_order(batch[Columns.ACTIONS].numpy(), batch[Columns.OBS]),
+        in_order(raw["actions"][kept], states),
+    )
+    assert {len(column) for column in batch.values()} == {kept.sum()}
 
 
 @pytest.mark.parametrize("algorithm", ["bc", "marwil"])
@@ -170,7 +199,8 @@ def test_penalty_is_cqls(dataset: OfflineDataset) -> None:
 def test_target_network_follows_every_step(dataset: OfflineDataset) -> None:
     """RLlib moves targets once per ``update()``: 50 steps would then count as one."""
     effort = EFFORT.model_copy(update={"target_polyak": 1.0})
-    rows, learner = learner_rows(dataset, effort), make_learner("cql", dataset, effort)
+    rows = learner_rows(dataset, effort, imitate=False)
+    learner = make_learner("cql", dataset, effort)
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     (online, target), *_ = module.get_target_network_pairs()
     moved = []

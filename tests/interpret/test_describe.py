@@ -135,6 +135,7 @@ def test_shares_are_shares_of_all_influence() -> None:
         ({"watch_ratio": 0.62}, "watched all of video 100", "watched 62% of video 100"),
         ({"watch_ratio": 0.04}, "watched all of video 100", "skipped video 100"),
         ({"feedback": 0.0}, "and liked it", "3 minutes ago; both"),
+        ({"feedback": 260.0}, "(tag 8) 3", "(tag 8), drawn at random, 3 minutes ago and liked it"),
         ({"seconds": 5 * 3600.0}, "3 minutes ago", "5 hours ago"),
         ({"click_rate": 0.08}, "clicked about 62% of", "clicked about 8.0% of"),
     ],

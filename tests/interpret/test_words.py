@@ -112,3 +112,8 @@ def test_what_a_user_did_is_told_in_full() -> None:
         == "they skipped video 12 (no tag) just now, 5.0% into it, and followed its author and "
         "reported disliking it; both carry tags 3 and 4 and both are by the same author"
     )
+    alone = facts | {"same_author": False, "is_random": True}
+    assert (
+        words.event(**alone, watch_ratio=1.0, feedback=["like"], shared_tags=[])
+        == "they watched all of video 12 (no tag), drawn at random, just now and liked it"
+    )

@@ -89,6 +89,7 @@ def test_the_term_is_its_formula(networks: IQLNetworks, states: torch.Tensor) ->
                 tokens,
                 user=tokens.user[row : row + 1],
                 events=tokens.events[row : row + 1],
+                weight=tokens.weight[row : row + 1] * few,
                 context=tokens.context[row : row + 1],
                 present=few,
             )

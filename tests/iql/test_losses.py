@@ -84,6 +84,11 @@ def test_actor_loss_is_equation_7(rng: np.random.Generator) -> None:
     assert losses.effective_sample_size(got).item() == pytest.approx(kish, abs=1e-5)
 
 
+def test_a_batch_without_a_row_to_imitate_is_worth_none() -> None:
+    """Fails if a batch of random exposures alone stops a training as diverged, by 0 / 0."""
+    assert losses.effective_sample_size(torch.zeros(5)).item() == 0
+
+
 def test_polyak_update_is_the_moving_average(rng: np.random.Generator) -> None:
     """Fails if the target jumps to the online network, stays, or the online network moves."""
     target, online = rng.normal(size=(2, 5, 3))

@@ -37,7 +37,7 @@ def test_the_last_block_only_updates_what_is_read(
     mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
     for block in encoder.blocks:
         x = block(x, mask)
-    whole = encoder.summary(x[:, 0], tokens.events, tokens.present)
+    whole = encoder.summary(x[:, 0], tokens.events, tokens.weight)
     torch.testing.assert_close(encoder.encode(tokens), whole)
 
 

@@ -24,7 +24,8 @@ EXPECTILE, BETA, GAMMA, POLYAK = 0.8, 2.0, 0.9, 0.25
 def test_a_step_is_numpys(tiny_config: DiscreteIQLConfig) -> None:
     """Fails if the learner's losses or target differ from the formulas by more than 1e-5.
 
-    The target critics get large random last layers first, so that neither is always the smaller.
+    The target critics get large random last layers first, so that neither is always the smaller,
+    and V a place amid their Q, so that there are advantages of both signs.
     """
     config = tiny_config.offline_data(dataset_num_iters_per_learner=1).training(
         reward_weights=WEIGHTS,
@@ -42,6 +43,12 @@ def test_a_step_is_numpys(tiny_config: DiscreteIQLConfig) -> None:
         (shard,) = algorithm.offline_data.sample(64)
         named = next(shard.iter_torch_batches(batch_size=64))
         batch = {name.split("/")[1]: value for name, value in named.items()}
+        with torch.no_grad():
+            inputs = module.inputs(batch[Columns.OBS])
+            totals = module.target_q(*inputs, batch[Columns.ACTIONS]) @ module.signs  # (2, 64)
+            middle = (totals.min(dim=0).values - module.v(*inputs) @ module.signs).median()
+            signs_of_v = module.signs[module.weighted]
+            module.v.head.weighted.bias += middle * signs_of_v / len(signs_of_v)
         before = copy.deepcopy(module)
         learnt = algorithm.train()["learners"][DEFAULT_MODULE_ID]
     finally:
