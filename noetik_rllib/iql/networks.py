@@ -21,9 +21,10 @@ from noetik_rllib.iql.transformer import StateEncoder, Tokens
 from noetik_rllib.iql.video_tower import VideoFeatures, VideoTower
 from noetik_rllib.offline.catalog import Catalog
 
-#: What the actor's query begins with: so many times the mean of the history's tokens. A video whose
-#: embedding fills a quarter of the history then begins with the log-odds of one seen three times.
-HISTORY_START = 3.0
+#: What the actor's query begins with: so many times the mean of the history's tokens. With more,
+#: the first logits are far from uniform (a likelihood of 1e-4 where there are 80 videos), and the
+#: policy starts too sure that it should show again what it has seen.
+HISTORY_START = 1.0
 
 
 class Actor(nn.Module):
