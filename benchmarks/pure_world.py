@@ -68,6 +68,8 @@ SETTINGS: dict[str, Any] = {
     "exact_softmax_videos": 5_000,
 }
 AGAINST = ("behaviour_cloning", "logging", "greedy", "best_cycle", "best_rewarded", "popularity")
+#: The run's policy, and the same videos ranked by its critic.
+OURS = ("iql", "iql_ranked")
 USERS, SESSIONS = 1_000, 5
 
 
@@ -136,12 +138,16 @@ def figures(rewards: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
         found = bootstrap_by_user(values, seed)
         return [float(found.mean), float(found.low), float(found.high)]
 
-    ours = rewards["iql"]
     logging, oracle = rewards["logging"].mean(), rewards["oracle"].mean()
     return {
         "reward": {name: interval(values) for name, values in rewards.items()},
-        "difference": {name: interval(ours - rewards[name]) for name in AGAINST},
-        "gap_closed": float((ours.mean() - logging) / (oracle - logging)),
+        "ours": {
+            ours: {
+                "difference": {name: interval(rewards[ours] - rewards[name]) for name in AGAINST},
+                "gap_closed": float((rewards[ours].mean() - logging) / (oracle - logging)),
+            }
+            for ours in OURS
+        },
     }
 
 
@@ -172,13 +178,19 @@ def main(*, preset: str, seeds: int, first_seed: int, as_json: bool) -> None:
 
 
 def _show(seed: int, found: dict[str, Any]) -> None:
-    table = Table(f"world {seed}", "true reward", "IQL minus it", box=None, pad_edge=False)
+    heads = (f"{ours.replace('_', ' ')} minus it" for ours in OURS)
+    table = Table(f"world {seed}", "true reward", *heads, box=None, pad_edge=False)
     for name, (mean, low, high) in found["reward"].items():
-        difference = found["difference"].get(name)
-        text = "" if difference is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
-        table.add_row(name.replace("_", " "), f"{mean:.4f} [{low:.4f}, {high:.4f}]", text)
+        cells = [f"{mean:.4f} [{low:.4f}, {high:.4f}]"]
+        for ours in OURS:
+            difference = found["ours"][ours]["difference"].get(name)
+            cells.append(
+                "" if difference is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
+            )
+        table.add_row(name.replace("_", " "), *cells)
     out.print(table)
-    out.print(f"closes {found['gap_closed']:.0%} of the gap from logging to oracle")
+    closed = (f"{ours.replace('_', ' ')} {found['ours'][ours]['gap_closed']:.0%}" for ours in OURS)
+    out.print(f"share of the gap from logging to oracle that is closed: {', '.join(closed)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,12 +36,15 @@ class CloningConfig(BaseModel):
     batch_size: int = Field(ge=1)
     #: Adam's step size, or its schedule over the rows trained on.
     learning_rate: LearningRate
+    #: Whether the step size falls to 0 along a cosine, as the run's own.
+    decay: bool = False
     seed: int = 0
 
     def learning_rate_at(self, rows: int) -> float:
         """Return the step size after ``rows`` rows: between the points of a schedule, a line."""
         if isinstance(self.learning_rate, float):
-            return self.learning_rate
+            done = rows / (self.steps * self.batch_size) if self.decay else 0.0
+            return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
         points, rates = zip(*self.learning_rate, strict=True)
         return float(np.interp(float(rows), points, rates))
 

@@ -83,6 +83,7 @@ def cloning_effort(run: Run) -> CloningConfig:
         steps=_steps(run),
         batch_size=_rows_per_step(run),
         learning_rate=run.config.actor_lr,
+        decay=run.config.actor_lr_decay and not isinstance(run.config.actor_lr, list),
         seed=run.config.seed,
     )
 
