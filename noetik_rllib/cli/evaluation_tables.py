@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # importing it imports torch
 _COLUMNS = (("reward", "mean reward"), ("click", "click rate"), ("watch_ratio", "watch ratio"))
 _LABELS = {
     "iql": "IQL (this run)",
+    "iql_ranked": "ranked by its Q",
     "rllib_bc": "RLlib BC",
     "rllib_marwil": "RLlib MARWIL",
     "rllib_cql": "RLlib CQL",

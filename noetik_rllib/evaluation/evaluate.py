@@ -20,6 +20,7 @@ from noetik_rllib.evaluation.comparison import (
     prepare_course,
     true_course,
 )
+from noetik_rllib.evaluation.critic_ranked import CriticRankedPolicy
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult, Provenance
 from noetik_rllib.evaluation.exposure import ExposureResult, exposure
 from noetik_rllib.evaluation.fitted_q import (
@@ -172,7 +173,8 @@ class _Task:
         networks = run.networks(self.iteration)
         standard = standard_baselines(run, dataset, networks, seed, stages)
         known = [] if world is None else world_baselines(world, dataset, seed)
-        return validation, [ActorPolicy.of(networks), *standard, *more, *known]
+        ours = [ActorPolicy.of(networks), CriticRankedPolicy(networks, run.config.beta)]
+        return validation, [*ours, *standard, *more, *known]
 
     def exposure(
         self, policies: list[Policy], course: JudgedCourse, logs: dict[str, SessionLog]

@@ -156,7 +156,8 @@ def groups(result: EvaluationResult) -> Figure | None:
 
 
 def _plain(name: str) -> str:
-    return "IQL (this run)" if name == "iql" else name.replace("_", " ")
+    ours = {"iql": "IQL (this run)", "iql_ranked": "ranked by its Q"}
+    return ours.get(name, name.replace("_", " "))
 
 
 _PLOTS = {"reward": reward_by_evidence, "quit_windows": quit_windows, "groups": groups}

@@ -60,9 +60,15 @@ def test_command_compares_and_writes(run: Run, capsys: pytest.CaptureFixture[str
     assert printed == json.loads((run.directory / METRICS_NAME).read_text())
     result = EvaluationResult.load(run.directory)
     sessions = result.sessions
-    assert list(sessions.policies) == ["iql", "behaviour_cloning", "popularity", "random"]
+    assert list(sessions.policies) == [
+        "iql",
+        "iql_ranked",
+        "behaviour_cloning",
+        "popularity",
+        "random",
+    ]
     assert all(tuple(metrics) == METRICS for metrics in sessions.policies.values())
-    assert list(sessions.differences) == ["behaviour_cloning", "popularity", "random"]
+    assert list(sessions.differences) == list(sessions.policies)[1:]
     assert (sessions.users, sessions.seeds) == (5, [0])
     assert result.judge.fitted_on.part == "judge"
     assert sessions.distinct_videos["popularity"] == 10
@@ -151,6 +157,7 @@ def test_all_baselines_and_the_truth(run: Run, tiny_world: Path) -> None:
     result = evaluate(run, users=10, seeds=2, baselines=True, world=tiny_world)
     assert list(result.sessions.policies) == [
         "iql",
+        "iql_ranked",
         "behaviour_cloning",
         "popularity",
         "random",
