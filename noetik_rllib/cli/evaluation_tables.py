@@ -199,6 +199,9 @@ def legend(result: EvaluationResult) -> str:
         reason = result.off_policy.policies[result.policy].estimates["dr"].reason
         if reason:
             lines.append(f"No DR: {reason}.")
+        wrong = [found.warning for found in result.off_policy.policies.values() if found.warning]
+        # Propensities are wrong for every policy: said once.
+        lines += [f"Off-policy: {warning}." for warning in wrong[:1]]
     if result.fitted_q:
         warnings = result.fitted_q.policies[result.policy].warnings
         lines += [f"Fitted Q: {warning}." for warning in warnings]

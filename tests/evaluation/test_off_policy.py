@@ -237,6 +237,24 @@ def test_too_few_effective_rows() -> None:
             assert shown.largest_weight == (5 if estimator == "mips" else 20)
 
 
+def test_wrong_propensities_are_found(world: Planted) -> None:
+    """Estimates by weights four times too large, or too small, would look like any others.
+
+    A right log is called wrong with a probability of 1 in 16,000.
+    """
+    log = RandomLog(world.dataset)
+    (right,), logged = collect([Taste(world)], log, world.judge, lambda share: None)
+    for factor in (0.25, 1.0, 4.0):
+        weight = factor * right.weighted.weight
+        evidence = dataclasses.replace(
+            right, weighted=dataclasses.replace(right.weighted, weight=weight)
+        )
+        found = summarise({"taste": evidence}, logged, CLICKS, seed=0).policies["taste"]
+        assert found.mean_weight is not None
+        assert found.mean_weight.mean == pytest.approx(weight.sum() / len(log))
+        assert (found.warning is None) == (factor == 1.0), found.warning
+
+
 def test_what_hardly_occurs_has_no_interval() -> None:
     """No like among 150 rows would be reported as a like rate of 0, for certain."""
     evidence, logged = drawn(150)
