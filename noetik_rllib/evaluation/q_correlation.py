@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.rows import load_rows
+from noetik_rllib.errors import NoEvidenceError
 from noetik_rllib.evaluation.figures import named, sums_by_user
 from noetik_rllib.evaluation.intervals import (
     Intervals,
@@ -142,9 +143,12 @@ def q_correlation(
 
     Raises:
         UserError: a row cannot be meant (``load_rows``).
+        NoEvidenceError: Q is the same everywhere, so nothing correlates with it.
     """
     rows = load_rows(dataset, "test", ("user_id", "obs", "actions", *SIGNALS))
     values = Critic(networks).values(rows["obs"], rows["actions"], progress)
+    if not np.ptp(values.q):
+        raise NoEvidenceError("Q is the same on every row: train the run longer")
     signals = np.stack([rows[name] for name in SIGNALS], axis=1).astype(np.float64)
     answers = np.column_stack([signals @ reward.as_array(), signals])  # as METRICS
     answers = answers[:, [METRICS.index(name) for name in ANSWERS]]

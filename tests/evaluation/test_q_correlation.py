@@ -106,3 +106,14 @@ def test_all_of_test_is_read(dataset: OfflineDataset, networks: IQLNetworks) -> 
         np.corrcoef(values.q - values.v, rows["click"])[0, 1], abs=1e-6
     )
     assert found.mean_q == pytest.approx(values.q.mean(), rel=1e-5)
+
+
+def test_a_critic_that_knows_nothing(dataset: OfflineDataset) -> None:
+    """NaN would be written as a correlation, which no JSON reader takes."""
+    sizes = NetworkConfig.for_dataset(dataset.manifest, embedding_size=16, num_layers=1)
+    networks = IQLNetworks(sizes, dataset.catalog)
+    with torch.no_grad():
+        for parameter in networks.q.heads.parameters():
+            parameter.zero_()
+    with pytest.raises(NoEvidenceError, match="Q is the same on every row"):
+        q_correlation(networks, dataset, RewardWeights(), seed=0)
