@@ -10,6 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
+from noetik_rllib.errors import NoEvidenceError
 from noetik_rllib.evaluation import q_correlation as module
 from noetik_rllib.evaluation.q_correlation import Critic, q_correlation, score_figures
 from noetik_rllib.iql.network_config import NetworkConfig
