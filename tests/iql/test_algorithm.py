@@ -130,12 +130,12 @@ def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
             for critic, place in ((net.q, 0), (net.target_q, 1)):
                 totals = critic(net.features, batch["obs"], batch["actions"]) @ net.signs
                 gap = (totals[1 - place] - totals[place]).median()
-                critic.heads[place].weighted.bias += gap / net.signs.sum()
+                critic.heads[place].weighted.linear.bias += gap / net.signs.sum()
             totals = net.target_q(net.features, batch["obs"], batch["actions"]) @ net.signs
             advantage = totals.min(dim=0).values - net.v(net.features, batch["obs"]) @ net.signs
             # A quarter of the weights are capped.
             excess = advantage.quantile(0.75) - math.log(3.95) / 2.0
-            net.v.head.weighted.bias += excess / net.signs.sum()
+            net.v.head.weighted.linear.bias += excess / net.signs.sum()
         before = copy.deepcopy(net)
         learnt = algorithm.train()["learners"][DEFAULT_MODULE_ID]
 

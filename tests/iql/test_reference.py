@@ -39,7 +39,7 @@ def test_a_step_is_numpys(tiny_config: DiscreteIQLConfig) -> None:
         module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
         generator = torch.Generator().manual_seed(0)
         for head in module.target_q.heads:
-            torch.nn.init.normal_(head.weighted.weight, generator=generator)
+            torch.nn.init.normal_(head.weighted.linear.weight, generator=generator)
         (shard,) = algorithm.offline_data.sample(64)
         named = next(shard.iter_torch_batches(batch_size=64))
         batch = {name.split("/")[1]: value for name, value in named.items()}
@@ -48,7 +48,7 @@ def test_a_step_is_numpys(tiny_config: DiscreteIQLConfig) -> None:
             totals = module.target_q(*inputs, batch[Columns.ACTIONS]) @ module.signs  # (2, 64)
             middle = (totals.min(dim=0).values - module.v(*inputs) @ module.signs).median()
             signs_of_v = module.signs[module.weighted]
-            module.v.head.weighted.bias += middle * signs_of_v / len(signs_of_v)
+            module.v.head.weighted.linear.bias += middle * signs_of_v / len(signs_of_v)
         before = copy.deepcopy(module)
         learnt = algorithm.train()["learners"][DEFAULT_MODULE_ID]
     finally:
