@@ -129,7 +129,9 @@ def test_a_step_is_the_papers(tiny_config: DiscreteIQLConfig) -> None:
         with torch.no_grad():  # so that neither critic is always the smaller one
             for critic, place in ((net.q, 0), (net.target_q, 1)):
                 totals = critic(net.features, batch["obs"], batch["actions"]) @ net.signs
-                gap = (totals[1 - place] - totals[place]).median()
+                # Between two rows: on the median one itself the critics would tie, and which is the
+                # smaller would hang on rounding.
+                gap = (totals[1 - place] - totals[place]).quantile(0.5)
                 critic.heads[place].weighted.linear.bias += gap / net.signs.sum()
             totals = net.target_q(net.features, batch["obs"], batch["actions"]) @ net.signs
             advantage = totals.min(dim=0).values - net.v(net.features, batch["obs"]) @ net.signs
