@@ -26,6 +26,7 @@ from noetik_rllib.cli.console import out, progress_bar
 from noetik_rllib.cli.errors import run
 from noetik_rllib.data.world import SyntheticWorld
 from noetik_rllib.data.world import preset as world_preset
+from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.baselines import best_cycle, best_rewarded, greedy, user_model
 from noetik_rllib.evaluation.comparison import compare, metrics_by_user, true_course
 from noetik_rllib.evaluation.critic_ranked import CriticRankedPolicy
@@ -38,7 +39,7 @@ from noetik_rllib.iql.training import connected_ray
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
-from noetik_rllib.runs import TrainConfig, train
+from noetik_rllib.runs import Run, TrainConfig, train
 
 #: Random exposures begin on 22 April: this split leaves nine days of them to learn from.
 SPLIT_AT = "2022-05-01T00:00+08:00"
@@ -74,7 +75,10 @@ USERS, SESSIONS = 1_000, 5
 
 
 def one_world(preset: str, seed: int, folder: Path, report: Callable[[str, float], None]) -> Any:
-    """Make a world and everything on it; return the policies' true rewards by user."""
+    """Make a world and everything on it; return the policies' true rewards by user.
+
+    What ``folder`` has already, of the same settings, is not made again.
+    """
     stages = Stages(
         {
             "world": 20.0,
@@ -90,22 +94,27 @@ def one_world(preset: str, seed: int, folder: Path, report: Callable[[str, float
     )
     world, data = folder / "world", folder / "data"
     with stages("world"):
-        SyntheticWorld(replace(world_preset(preset), seed=seed)).write(world)
+        if not world.exists():
+            SyntheticWorld(replace(world_preset(preset), seed=seed)).write(world)
         moment = round(datetime.fromisoformat(SPLIT_AT).timestamp() * 1000)
-        prepare(
-            world,
-            data,
-            PrepareConfig(
-                split="time",
-                split_time_ms=moment,
-                random_in_train=True,
-                history_length=HISTORY,
-                seed=seed,
-            ),
+        wanted = PrepareConfig(
+            split="time",
+            split_time_ms=moment,
+            random_in_train=True,
+            history_length=HISTORY,
+            seed=seed,
         )
+        if not data.exists():
+            prepare(world, data, wanted)
     with stages("training") as update:
         config = TrainConfig.parse({**SETTINGS, "data": data, "out": folder / "run", "seed": seed})
-        finished = train(config, lambda row: update(row["iteration"] / config.iterations))
+        if config.out.exists():
+            finished = Run.open(config.out)
+            kept = finished.config.model_copy(update={"data": config.data, "out": config.out})
+            if kept != config:
+                raise UserError(f"{config.out} was trained with other settings: remove {folder}")
+        else:
+            finished = train(config, lambda row: update(row["iteration"] / config.iterations))
     dataset = OfflineDataset(data)
     reward = dataset.manifest.reward
     with stages("user model of training") as update:
@@ -155,8 +164,13 @@ def figures(rewards: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
 @click.option("--preset", default="pure", show_default=True, help="World.")
 @click.option("--seeds", default=5, show_default=True, help="Worlds.")
 @click.option("--first-seed", default=1, show_default=True, help="0 was used to choose settings.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Keep worlds and runs here, and go on from those that are here already.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def main(*, preset: str, seeds: int, first_seed: int, as_json: bool) -> None:
+def main(*, preset: str, seeds: int, first_seed: int, keep: Path | None, as_json: bool) -> None:
     """Train and compare on several worlds; print true rewards of every seed."""
     results: dict[int, dict[str, Any]] = {}
     with connected_ray(), progress_bar("pure world") as update:
@@ -166,8 +180,10 @@ def main(*, preset: str, seeds: int, first_seed: int, as_json: bool) -> None:
             def report(doing: str, share: float, place: int = place, seed: int = seed) -> None:
                 update(f"world {seed}: {doing}", (place + share) / seeds)
 
-            with tempfile.TemporaryDirectory(dir=".") as folder:
-                rewards, iteration, data = one_world(preset, seed, Path(folder), report)
+            with tempfile.TemporaryDirectory(dir=".") as temporary:
+                folder = Path(temporary) if keep is None else keep / f"world-{seed}"
+                folder.mkdir(parents=True, exist_ok=True)
+                rewards, iteration, data = one_world(preset, seed, folder, report)
             results[seed] = figures(rewards, seed) | {"iteration": iteration, "dataset": data}
             if not as_json:
                 _show(seed, results[seed])

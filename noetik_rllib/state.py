@@ -6,8 +6,8 @@ unpack real events. The environment, the offline writer, the networks and the ex
 go through this module; nothing else knows a position.
 
 An event is ``(video index + 1, watch ratio, feedback bits, log1p of the seconds since it)``; the
-bits also say whether the video was drawn uniformly instead of chosen for the user. The newest event
-is in slot 0. A slot of zeros is empty, so a vector of zeros is a user without history.
+bits also say whether the platform had chosen the video for the user. The newest event is in slot 0.
+A slot of zeros is empty, so a vector of zeros is a user without history.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CONTEXT_SIZE = 32
 EVENT_SIZE = 4
 #: Fields of an event.
 VIDEO, WATCH_RATIO, FEEDBACK, AGE = range(EVENT_SIZE)
-#: Value of the feedback bit that marks a random exposure: above those of the signals.
-_RANDOM_PLACE = 2.0 ** len(BINARY_SIGNALS)
+#: Value of the feedback bit that marks what the platform had not chosen: above the signals' bits.
+_UNCHOSEN_PLACE = 2.0 ** len(BINARY_SIGNALS)
 
 #: float32 holds every integer up to 2^24; ``index + 1`` must stay exact.
 MAX_VIDEOS = 2**24 - 1
@@ -138,22 +138,24 @@ class StateParts(Generic[ArrayT]):
         return torch.floor(bits[..., None] / powers) % 2
 
     @property
-    def is_random(self) -> ArrayT:
-        """True where the video of an event was drawn uniformly, (B, H) bool."""
-        return self.events[..., FEEDBACK] >= _RANDOM_PLACE
+    def unchosen(self) -> ArrayT:
+        """True where the platform had not chosen an event's video for the user, (B, H) bool."""
+        return self.events[..., FEEDBACK] >= _UNCHOSEN_PLACE
 
 
-def feedback_bits(binary_signals: np.ndarray, is_random: np.ndarray | bool = False) -> np.ndarray:
+def feedback_bits(binary_signals: np.ndarray, unchosen: np.ndarray | bool = False) -> np.ndarray:
     """Pack 0/1 signals and the kind of exposure into one float32 of 0 to 511.
 
     Args:
         binary_signals: (..., 8), in ``BINARY_SIGNALS`` order.
-        is_random: whether the video was drawn uniformly, (...). Being shown a video by the
-            platform's policy is a sign of the user's taste; being shown a random one is none.
+        unchosen: whether the platform's policy had not chosen the video for the user, (...): it was
+            drawn uniformly, or shown by another policy. What the platform shows is a sign of the
+            user's taste, of which it knows more than a state does; a random video is none, and
+            what a policy has shown tells it only what it thought before.
     """
     places = (2.0 ** np.arange(len(BINARY_SIGNALS))).astype(np.float32)
     signals = (binary_signals.astype(np.float32) * places).sum(axis=-1)
-    return signals + np.float32(_RANDOM_PLACE) * np.asarray(is_random, dtype=np.float32)
+    return signals + np.float32(_UNCHOSEN_PLACE) * np.asarray(unchosen, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class StateLayout:
                 f"{MAX_VIDEOS:,}; restrict the catalogue"
             )
         event_high = np.zeros((self.history_length, EVENT_SIZE), dtype=np.float32)
-        event_high[:] = (num_videos, 1.0, 2.0 * _RANDOM_PLACE - 1, 30.0)
+        event_high[:] = (num_videos, 1.0, 2.0 * _UNCHOSEN_PLACE - 1, 30.0)
         context_low = np.zeros(CONTEXT_SIZE, dtype=np.float32)
         context_low[_TIME] = -1.0
         context_high = np.ones(CONTEXT_SIZE, dtype=np.float32)
@@ -309,6 +311,7 @@ def advance(
     video_index: np.ndarray,
     signals: np.ndarray,
     elapsed_seconds: np.ndarray,
+    unchosen: np.ndarray | bool = True,
 ) -> np.ndarray:
     """Return the states that follow once each user has answered one video.
 
@@ -318,6 +321,8 @@ def advance(
         video_index: the video shown, (B,) int.
         signals: the user's answer, (B, 9) in ``SIGNALS`` order.
         elapsed_seconds: seconds until the next request, (B,).
+        unchosen: see ``feedback_bits``; a policy that is not the platform's shows the videos of a
+            session, so that is what is assumed.
 
     Returns:
         float32 of shape (B, size). It equals what the offline writer builds from a log in which
@@ -332,7 +337,7 @@ def advance(
     events[:, 1:, AGE] = np.where(events[:, 1:, VIDEO] > 0, age, 0.0)
     events[:, 0, VIDEO] = video_index + 1
     events[:, 0, WATCH_RATIO] = signals[:, SIGNALS.index("watch_ratio")]
-    events[:, 0, FEEDBACK] = feedback_bits(signals[:, BINARY_COLUMNS])
+    events[:, 0, FEEDBACK] = feedback_bits(signals[:, BINARY_COLUMNS], unchosen)
     events[:, 0, AGE] = np.log1p(elapsed)
 
     context = parts.context.astype(np.float64)

@@ -31,17 +31,17 @@ def test_default_layout_is_the_promised_128_with_50_events_264() -> None:
 
 
 @given(st.lists(st.integers(0, 1), min_size=8, max_size=8), st.booleans())
-def test_feedback_bits_come_back_in_numpy_and_torch(flags: list[int], is_random: bool) -> None:
+def test_feedback_bits_come_back_in_numpy_and_torch(flags: list[int], unchosen: bool) -> None:
     """Fails if a network or an explanation reads another feedback than was stored, or takes a
     random exposure for a chosen one, or the mark for a signal.
     """
     layout = StateLayout(history_length=1)
     events = np.zeros((1, 1, 4), dtype=np.float32)
-    events[0, 0] = (MAX_VIDEOS, 0.5, feedback_bits(np.array(flags), is_random), 2.0)
+    events[0, 0] = (MAX_VIDEOS, 0.5, feedback_bits(np.array(flags), unchosen), 2.0)
     states = layout.pack(np.zeros((1, 32)), events, np.zeros((1, 32)))
     for parts in (layout.unpack(states), layout.unpack(torch.as_tensor(states))):
         assert parts.feedback[0, 0].tolist() == flags
-        assert parts.is_random[0, 0].item() is is_random
+        assert parts.unchosen[0, 0].item() is unchosen
         assert parts.video_index[0, 0].item() == MAX_VIDEOS - 1
     assert len(BINARY_SIGNALS) == len(flags)
 
@@ -97,7 +97,7 @@ def test_advance_equals_what_the_writer_builds_from_the_log(seed: int, gaps: lis
         play_time_ms=np.zeros(n, dtype=np.int64),
         duration_ms=np.full(n, 1000),
         tab=np.full(n, 4),
-        is_random=np.zeros(n, dtype=bool),
+        is_random=rng.random(n) < 0.3,
         signals=signals,
     )
     index = HistoryIndex(
@@ -116,13 +116,14 @@ def test_advance_equals_what_the_writer_builds_from_the_log(seed: int, gaps: lis
             log.video_id[row : row + 1],
             signals[row : row + 1],
             np.array([gap]),
+            unchosen=log.is_random[row : row + 1],
         )
         np.testing.assert_allclose(moved[0], built[row + 1], rtol=2e-4, atol=2e-4)
 
 
-def test_what_a_policy_shows_is_not_marked_as_random() -> None:
-    """Fails if a simulated event looks like an experiment of the platform's, which a policy has
-    learnt to overlook, or if time makes a random exposure a chosen one.
+def test_what_a_policy_shows_is_not_the_platforms_choice() -> None:
+    """Fails if a policy takes its own guesses of a moment before for the platform's knowledge of
+    the user, or if time makes a random exposure a chosen one.
     """
     layout = StateLayout(history_length=3)
     events = np.zeros((1, 3, 4), dtype=np.float32)
@@ -131,7 +132,7 @@ def test_what_a_policy_shows_is_not_marked_as_random() -> None:
     after = advance(layout, states, np.array([5]), np.ones((1, 9), np.float32), np.array([9.0]))
     parts = layout.unpack(after)
     assert parts.video_index[0].tolist() == [5, 7, 2]
-    assert parts.is_random[0].tolist() == [False, True, False]
+    assert parts.unchosen[0].tolist() == [True, True, False]
     assert parts.feedback[0, :2].all()
 
 

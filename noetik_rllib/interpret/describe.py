@@ -64,7 +64,7 @@ def _events(
 ) -> list[Event]:
     """Facts of the events in a state (state size,), newest first."""
     parts = layout.unpack(state[None])
-    video_index, feedback, is_random = parts.video_index[0], parts.feedback[0], parts.is_random[0]
+    video_index, feedback, is_random = parts.video_index[0], parts.feedback[0], parts.unchosen[0]
     events = []
     for slot in np.flatnonzero(parts.present[0]):
         video = video_of(int(video_index[slot]))

@@ -23,13 +23,13 @@ from noetik_rllib.state import (
     StateParts,
 )
 
-#: Numbers that describe the answer to a past video: watch ratio, binary signals, random, age.
+#: Numbers that describe the answer to a past video: watch ratio, binary signals, unchosen, age.
 ANSWER_SIZE = 3 + len(BINARY_SIGNALS)
-_RANDOM = 1 + len(BINARY_SIGNALS)
+_UNCHOSEN = 1 + len(BINARY_SIGNALS)
 
 #: What a random exposure begins with in the history's mean, as the argument of a sigmoid: 0.1 of a
 #: video that was chosen for the user, as it says nothing of their taste until it is answered.
-_RANDOM_START = -3.0
+_UNCHOSEN_START = -3.0
 #: Imagined events without content in the history's mean, which keep the taste of a user with few
 #: events near 0.
 _IMAGINED_EVENTS = 2.0
@@ -41,7 +41,7 @@ def answer_features(parts: StateParts[Tensor]) -> Tensor:
         [
             parts.events[..., WATCH_RATIO, None],
             parts.feedback,
-            parts.is_random[..., None].to(parts.events.dtype),
+            parts.unchosen[..., None].to(parts.events.dtype),
             # Ages are logarithms of seconds, 0 to about 15: a tenth puts them beside the flags.
             0.1 * parts.events[..., AGE, None],
         ],
@@ -149,7 +149,7 @@ class StateEncoder(nn.Module):
         self.refine = nn.Sequential(nn.LayerNorm(2 * size), widen, nn.GELU(), narrow)
         with torch.no_grad():
             self.weigh.weight.zero_()  # every chosen event weighs 1 at first
-            self.weigh.weight[0, _RANDOM] = _RANDOM_START
+            self.weigh.weight[0, _UNCHOSEN] = _UNCHOSEN_START
             self.weigh.bias.zero_()
             narrow.weight.mul_(0.1)  # the mean leads at first
             narrow.bias.zero_()

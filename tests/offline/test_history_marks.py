@@ -35,7 +35,7 @@ def test_a_history_marks_exactly_its_random_exposures(
             videos = [index for _, index, _ in expected]
             marks = [is_random for _, _, is_random in expected]
             assert parts.video_index[row, :count].tolist() == videos
-            assert parts.is_random[row].tolist() == marks + [False] * (16 - count)
+            assert parts.unchosen[row].tolist() == marks + [False] * (16 - count)
             marked += sum(marks)
             unmarked += count - sum(marks)
     assert min(marked, unmarked) > 1_000
