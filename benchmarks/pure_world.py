@@ -122,10 +122,8 @@ def one_world(preset: str, seed: int, folder: Path, report: Callable[[str, float
     with stages("choosing a policy on validation") as update:
         chosen = choose_snapshot(finished, dataset, model, progress=update)
     networks = finished.networks(chosen.iteration)
-    policies: list[Policy] = [
-        ActorPolicy.of(networks),
-        CriticRankedPolicy(networks, finished.config.beta),
-    ]
+    actor = ActorPolicy.of(networks)
+    policies: list[Policy] = [actor, CriticRankedPolicy(networks, finished.config.beta, actor)]
     policies += standard_baselines(finished, dataset, networks, seed, stages)
     with stages("greedy on the user model") as update:
         policies.append(greedy(model, dataset, reward, finished.directory, seed, update))

@@ -31,6 +31,8 @@ Progress = Callable[[float], None]
 
 #: Raised when the same settings no longer give the same baselines: older ones are then ignored.
 CACHE_VERSION = 1
+#: The same for what is searched for in simulated sessions.
+SEARCH_VERSION = 2
 #: Sessions of training users in which the greedy policy's candidates are found, and how many of the
 #: best of each of their states become candidates. On a world of KuaiRand-Pure's size these are 181
 #: of 7,583 videos, and 3,000 states of new users had no better one.
@@ -209,7 +211,7 @@ def greedy(
     """
     progress = progress or (lambda share: None)
     made_from = {
-        "version": CACHE_VERSION,
+        "version": SEARCH_VERSION,
         "model": _model_key(dataset, model.record.seed),
         "weights": weights.model_dump(),
         "effort": [CANDIDATE_SESSIONS, CANDIDATE_DEPTH],
@@ -270,7 +272,7 @@ def best_cycle(
     """
     progress = progress or (lambda share: None)
     made_from = {
-        "version": CACHE_VERSION,
+        "version": SEARCH_VERSION,
         "model": _model_key(dataset, model.record.seed),
         "weights": weights.model_dump(),
         "effort": [CYCLE, CYCLE_SESSIONS, CYCLE_VIDEOS, CYCLE_BEGINNINGS, CYCLE_CHANGES],

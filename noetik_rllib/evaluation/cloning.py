@@ -102,6 +102,18 @@ def behaviour_cloning(
     return ActorPolicy(NAME, clone.actor, clone.features)
 
 
+def check_chosen(dataset: OfflineDataset) -> None:
+    """Refuse a log that shows nobody's choice.
+
+    Raises:
+        UserError: ``train`` holds no video that was chosen for its user.
+    """
+    if not np.isnan(dataset.load("train", ("propensity",))["propensity"]).any():
+        raise UserError(
+            f"{dataset.directory / 'train'} holds random exposures alone: there is nothing to clone"
+        )
+
+
 def _train(
     clone: _Clone,
     dataset: OfflineDataset,
@@ -109,13 +121,10 @@ def _train(
     progress: Callable[[float], None],
 ) -> None:
     """Maximise the likelihood of the chosen videos, estimated where the catalogue is large."""
+    check_chosen(dataset)
     rows = dataset.load("train", ("obs", "actions", "propensity"))
     # As the run's own policy: random exposures are not imitated.
     chosen = np.isnan(rows["propensity"])
-    if not chosen.any():
-        raise UserError(
-            f"{dataset.directory / 'train'} holds random exposures alone: there is nothing to clone"
-        )
     states = torch.as_tensor(rows["obs"][chosen].astype(np.float32, copy=False))
     videos = torch.as_tensor(rows["actions"][chosen].astype(np.int64))
     del rows

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noetik_rllib.evaluation.policies import ActorPolicy
+from noetik_rllib.evaluation.policies import ActorPolicy, actor_chunks
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.networks import IQLNetworks
 
@@ -21,29 +21,32 @@ _PAIRS = 51_200
 class CriticRankedPolicy(ActorPolicy):
     r"""Shows, of the actor's first videos, the one of the highest :math:`\log \pi + \beta \hat Q`.
 
-    The policy that IQL aims at is :math:`\mu(a|s)\, e^{\beta A(s, a)}`. Its weighted cloning learns
-    it from one action per state, and the larger :math:`\beta`, the fewer rows count. Ranking the
-    actor's proposals by the critic instead is exact, as in IDQL (Hansen-Estruch et al. 2023, arXiv
-    2304.10573, section 4); here it comes on top of what the actor has learnt. Far-fetched videos,
-    of which the critic knows little, are not among the proposals.
+    Where weighted cloning has reached what it aims at, :math:`\pi = \mu\, e^{\beta A}`, this is the
+    policy of twice that :math:`\beta`: as good as the critic, and greedier than the run's own. It
+    costs no row of the log, of which a larger :math:`\beta` in training leaves few with weight. As
+    IDQL (Hansen-Estruch et al. 2023, arXiv 2304.10573) does with samples of :math:`\mu`, it leaves
+    the proposing to what has seen the log, and asks the critic about those videos alone.
+
+    ``score`` ranks any video, proposed or not.
 
     Args:
         networks: of a run.
         beta: inverse temperature, in units of the training reward.
-        name: what results call it.
+        actor: the run's own policy, whose embedded catalogue serves both.
     """
 
-    def __init__(self, networks: IQLNetworks, beta: float, name: str = NAME) -> None:
-        super().__init__(name, networks.actor, networks.features)
+    def __init__(self, networks: IQLNetworks, beta: float, actor: ActorPolicy) -> None:
+        self._share(actor, NAME)
         self._q = networks.q.eval()
         self._beta = beta
         self._signs = torch.tensor(networks.reward.signs, device=self._device)
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logit + beta Q, (B,), of one video each; see ``Policy``."""
-        index = torch.as_tensor(videos, device=self._device)[:, None]
         scores = super().score(states, user_id, videos)
-        scores += self._beta * self._values(states, index)[:, 0].cpu().numpy()
+        for rows in actor_chunks(len(states)):
+            index = torch.as_tensor(videos[rows], device=self._device)[:, None]
+            scores[rows] += self._beta * self._values(states[rows], index)[:, 0].cpu().numpy()
         self._check(scores)
         return scores
 

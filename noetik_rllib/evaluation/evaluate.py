@@ -173,8 +173,9 @@ class _Task:
         networks = run.networks(self.iteration)
         standard = standard_baselines(run, dataset, networks, seed, stages)
         known = [] if world is None else world_baselines(world, dataset, seed)
-        ours = [ActorPolicy.of(networks), CriticRankedPolicy(networks, run.config.beta)]
-        return validation, [*ours, *standard, *more, *known]
+        actor = ActorPolicy.of(networks)
+        ranked = CriticRankedPolicy(networks, run.config.beta, actor)
+        return validation, [actor, ranked, *standard, *more, *known]
 
     def exposure(
         self, policies: list[Policy], course: JudgedCourse, logs: dict[str, SessionLog]

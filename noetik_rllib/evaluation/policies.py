@@ -179,6 +179,12 @@ class ActorPolicy:
         """Return the policy of a run."""
         return cls(name, networks.actor, networks.features)
 
+    def _share(self, other: ActorPolicy, name: str) -> None:
+        """Take over another policy's network and embedded catalogue, under a name of its own."""
+        self.name = name
+        self._actor, self._features = other._actor, other._features
+        self._catalogue, self._device = other._catalogue, other._device
+
     def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """Choose the video of the highest logit that was not shown; see ``Policy``."""
         return self._best(states, 1, shown)[:, 0]
@@ -190,7 +196,7 @@ class ActorPolicy:
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logits (B,) of one video each; see ``Policy``."""
         scores = np.empty(len(states), dtype=np.float32)
-        for rows in _actor_chunks(len(states)):
+        for rows in actor_chunks(len(states)):
             query = self._query(states[rows])
             index = torch.as_tensor(videos[rows], device=self._device)
             logits = (query * self._catalogue.videos[index]).sum(1) + self._catalogue.biases[index]
@@ -201,7 +207,7 @@ class ActorPolicy:
     def _best(self, states: np.ndarray, k: int, shown: np.ndarray | None) -> np.ndarray:
         """Videos (B, k) of the highest logits, without those of ``shown`` (B, t)."""
         best = np.empty((len(states), k), dtype=np.int64)
-        for rows in _actor_chunks(len(states)):
+        for rows in actor_chunks(len(states)):
             exclude = None if shown is None else torch.as_tensor(shown[rows], device=self._device)
             videos, logits = self._actor.recommend(
                 self._features, self._tensor(states[rows]), k, exclude, self._catalogue
@@ -231,6 +237,7 @@ class ActorPolicy:
             )
 
 
-def _actor_chunks(count: int) -> Iterator[slice]:
+def actor_chunks(count: int) -> Iterator[slice]:
+    """Yield slices of at most ``ACTOR_CHUNK`` of ``count`` states."""
     for first in range(0, count, ACTOR_CHUNK):
         yield slice(first, first + ACTOR_CHUNK)

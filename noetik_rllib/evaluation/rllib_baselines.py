@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.baseline_cache import Kept, kept
+from noetik_rllib.evaluation.cloning import check_chosen
 from noetik_rllib.evaluation.policies import ScoringPolicy
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 RLlibAlgorithm = Literal["bc", "marwil", "cql"]
 
 #: Raised when the same settings no longer give the same weights: older ones are then ignored.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 #: Widths of the default network's hidden layers (``DefaultModelConfig``).
 HIDDEN = (256, 256)
 #: The largest catalogue: an output layer of 256 x N, its gradient and Adam's two moments.
@@ -177,7 +178,8 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort, imitate: bool) ->
         imitate: see ``LearnerRows``.
 
     Raises:
-        UserError: there are fewer than a batch of them.
+        UserError: there are fewer than a batch of them, or all are random exposures and there is
+            nothing to imitate.
     """
     from noetik_rllib.evaluation.rllib_learners import LearnerRows
     from noetik_rllib.iql.config import DiscreteIQLConfig
@@ -190,6 +192,8 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort, imitate: bool) ->
         .training(reward_weights=effort.reward, data_residency="stream")
         .debugging(seed=effort.seed)
     )
+    if imitate:
+        check_chosen(dataset)
     [shard] = ColumnarOfflineData(config).sample(effort.batch_size)
     count = min(ROWS_FOR_MOMENTS, shard.rows)
     some = next(iter(shard.iter_torch_batches(batch_size=count)))

@@ -23,7 +23,7 @@ from ray.rllib.utils.torch_utils import update_target_network
 from torch import Tensor, nn
 
 from noetik_rllib.iql.row_files import PROPENSITY
-from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
+from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, Rows, ShardIterator
 
 #: Key of the conservative penalty's weight in ``AlgorithmConfig.learner_config_dict``.
 CQL_ALPHA = "cql_alpha"
@@ -40,8 +40,7 @@ class LearnerRows:
         shard: the rows.
         mean: of each number of a state, (state size,).
         std: of the same.
-        imitate: whether the rows are to be imitated: random exposures are then left out, and
-            batches are as much smaller.
+        imitate: whether the rows are to be imitated: random exposures are then left out.
     """
 
     shard: ShardIterator
@@ -55,11 +54,12 @@ class LearnerRows:
         """Yield batches without end, as RLlib's ``MiniBatchRayDataIterator`` unpacks them."""
         prefix = f"{DEFAULT_MODULE_ID}/"
         signs = torch.tensor(self.shard.reward.signs)
-        for batch in self.shard.iter_torch_batches(batch_size=batch_size, device=device, **unused):
-            rows = {name.removeprefix(prefix): column for name, column in batch.items()}
-            if self.imitate and PROPENSITY in rows:
-                chosen = rows[PROPENSITY].isnan()
-                rows = {name: column[chosen] for name, column in rows.items()}
+        batches = self.shard.iter_torch_batches(batch_size=batch_size, device=device, **unused)
+        plain = (
+            {name.removeprefix(prefix): column for name, column in batch.items()}
+            for batch in batches
+        )
+        for rows in _chosen(plain, batch_size) if self.imitate else plain:
             reward = (rows[REWARD_COMPONENTS] * signs).sum(dim=-1)
             columns = {
                 Columns.OBS: (rows[Columns.OBS] - self.mean) / self.std,
@@ -72,6 +72,25 @@ class LearnerRows:
                 "weights": torch.ones_like(reward),
             }
             yield {prefix + name: column for name, column in columns.items()}
+
+
+def _chosen(batches: Iterator[Rows], size: int) -> Iterator[Rows]:
+    """Yield batches of ``size`` rows that are no random exposures, in order.
+
+    Whole ones: one without a row would make RLlib's MARWIL divide by its number of rows, and its
+    average of squared advantages NaN for good.
+    """
+    kept: Rows = {}
+    for rows in batches:
+        if PROPENSITY not in rows:
+            yield rows
+            continue
+        chosen = rows[PROPENSITY].isnan()
+        rows = {name: column[chosen] for name, column in rows.items()}
+        kept = {name: torch.cat([kept[name], rows[name]]) for name in rows} if kept else rows
+        while len(kept[PROPENSITY]) >= size:
+            yield {name: column[:size] for name, column in kept.items()}
+            kept = {name: column[size:] for name, column in kept.items()}
 
 
 class RowMARWILTorchLearner(MARWILTorchLearner):

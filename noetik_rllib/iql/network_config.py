@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from noetik_rllib.offline.manifest import Manifest
 
 #: Raised when the same sizes make other networks: older weights no longer fit.
-NETWORK_VERSION = 3
+NETWORK_VERSION = 4
 
 
 class NetworkSizes(BaseModel):

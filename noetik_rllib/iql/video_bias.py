@@ -12,7 +12,10 @@ SCALE = 4.0
 
 
 class VideoBias(nn.Module):
-    """A number per video and output, by hashed id; 0 at first.
+    """A number per output and bucket of hashed ids; 0 at first.
+
+    One of its own for most videos of a catalogue of thousands: three in four of Pure's 7,583 have a
+    bucket alone. In one of millions it is the mean of some hundred videos, and says little.
 
     Args:
         buckets: rows of the table.

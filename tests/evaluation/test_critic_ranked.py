@@ -39,6 +39,10 @@ def networks(dataset: OfflineDataset) -> IQLNetworks:
     return IQLNetworks(sizes, dataset.catalog).eval()
 
 
+def ranked(networks: IQLNetworks) -> CriticRankedPolicy:
+    return CriticRankedPolicy(networks, BETA, ActorPolicy.of(networks))
+
+
 def _by_hand(networks: IQLNetworks, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits, and logits + beta x the smaller critic's total, of every video: (B, N) each."""
     videos, signs = networks.config.num_videos, torch.tensor(networks.reward.signs)
@@ -62,7 +66,7 @@ def test_it_ranks_what_the_actor_proposes(
     """
     monkeypatch.setattr(critic_ranked, "CANDIDATES", 10)
     logits, scores = _by_hand(networks, states)
-    policy = CriticRankedPolicy(networks, BETA)
+    policy = ranked(networks)
     shown = np.argsort(-scores, axis=1)[:, :3]
     every = np.arange(networks.config.num_videos)
     for pairs in (51_200, 25):
@@ -76,6 +80,7 @@ def test_it_ranks_what_the_actor_proposes(
             np.testing.assert_array_equal(policy.recommend(states, USERS, hidden), expected[:, 0])
             if not hidden.size:
                 np.testing.assert_array_equal(policy.top_k(states, USERS, 4), expected[:, :4])
+    monkeypatch.setattr("noetik_rllib.evaluation.policies.ACTOR_CHUNK", 5)
     for video in every[:: len(every) // 5]:
         np.testing.assert_allclose(
             policy.score(states, USERS, np.full(COUNT, video)), scores[:, video], rtol=1e-4
@@ -84,8 +89,9 @@ def test_it_ranks_what_the_actor_proposes(
 
 def test_without_a_temperature_it_is_the_actor(networks: IQLNetworks, states: np.ndarray) -> None:
     """Fails if ranking changes more than the critic does."""
-    ranked, actor = CriticRankedPolicy(networks, 0.0), ActorPolicy.of(networks)
-    np.testing.assert_array_equal(ranked.top_k(states, USERS, 5), actor.top_k(states, USERS, 5))
+    actor = ActorPolicy.of(networks)
+    plain = CriticRankedPolicy(networks, 0.0, actor)
+    np.testing.assert_array_equal(plain.top_k(states, USERS, 5), actor.top_k(states, USERS, 5))
 
 
 def test_a_catalogue_smaller_than_the_proposals(
@@ -96,7 +102,7 @@ def test_a_catalogue_smaller_than_the_proposals(
     monkeypatch.setattr(critic_ranked, "CANDIDATES", 10 * videos)
     _, scores = _by_hand(networks, states)
     shown = np.argsort(-scores, axis=1)[:, : videos - 2]
-    best = CriticRankedPolicy(networks, BETA).recommend(states, USERS, shown)
+    best = ranked(networks).recommend(states, USERS, shown)
     np.testing.assert_array_equal(best, np.argsort(-scores, axis=1)[:, videos - 2])
 
 
@@ -106,4 +112,4 @@ def test_a_diverged_critic_is_named(networks: IQLNetworks, states: np.ndarray) -
         for head in networks.q.heads:
             head.weighted.linear.bias.fill_(torch.nan)
     with pytest.raises(UserError, match="'iql_ranked' gives scores that are not numbers"):
-        CriticRankedPolicy(networks, BETA).top_k(states, USERS, 2)
+        ranked(networks).top_k(states, USERS, 2)
