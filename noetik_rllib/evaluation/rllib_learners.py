@@ -86,8 +86,8 @@ def _chosen(batches: Iterator[Rows], size: int) -> Iterator[Rows]:
             yield rows
             continue
         chosen = rows[PROPENSITY].isnan()
-        rows = {name: column[chosen] for name, column in rows.items()}
-        kept = {name: torch.cat([kept[name], rows[name]]) for name in rows} if kept else rows
+        new = {name: column[chosen] for name, column in rows.items()}
+        kept = {name: torch.cat([kept[name], new[name]]) for name in new} if kept else new
         while len(kept[PROPENSITY]) >= size:
             yield {name: column[:size] for name, column in kept.items()}
             kept = {name: column[size:] for name, column in kept.items()}
