@@ -41,7 +41,9 @@ class IQLSettings(BaseModel):
     # an inverse temperature in units of the reward, which is why rewards are normalised; at unit
     # variance 3 leaves a batch of the synthetic world an effective sample size of 15 %, 1 of 76 %.
     beta: float = Field(
-        default=1.0, ge=0, description="Inverse temperature of the policy; 0 clones the log."
+        default=1.0,
+        ge=0,
+        description="Inverse temperature of the policy; 0 clones what the log had chosen.",
     )
     # Official constant (actor.py:18).
     max_weight: float = Field(
