@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from noetik_rllib.evaluation.policies import ActorPolicy, actor_chunks
+from noetik_rllib.evaluation.policies import ActorPolicy, check_finite
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.networks import IQLNetworks
 
@@ -18,7 +17,7 @@ CANDIDATES = 50
 _PAIRS = 51_200
 
 
-class CriticRankedPolicy(ActorPolicy):
+class CriticRankedPolicy:
     r"""Shows, of the actor's first videos, the one of the highest :math:`\log \pi + \beta \hat Q`.
 
     Where weighted cloning has reached what it aims at, :math:`\pi = \mu\, e^{\beta A}`, this is the
@@ -36,48 +35,52 @@ class CriticRankedPolicy(ActorPolicy):
     """
 
     def __init__(self, networks: IQLNetworks, beta: float, actor: ActorPolicy) -> None:
-        self._share(actor, NAME)
-        self._q = networks.q.eval()
+        self.name = NAME
+        self._actor = actor
         self._beta = beta
+        self._features = networks.features
+        self._device = networks.features.numeric.device
+        self._num_videos = networks.config.num_videos
+        self._q = networks.q.eval()
         self._signs = torch.tensor(networks.reward.signs, device=self._device)
+
+    def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """Choose the video of the highest score that was not shown; see ``Policy``."""
+        return self._best(states, 1, shown)[:, 0]
+
+    def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
+        """Return the k proposals of the highest scores; see ``Policy``."""
+        return self._best(states, k, None)
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logit + beta Q, (B,), of one video each; see ``Policy``."""
-        scores = super().score(states, user_id, videos)
-        for rows in actor_chunks(len(states)):
-            index = torch.as_tensor(videos[rows], device=self._device)[:, None]
-            scores[rows] += self._beta * self._values(states[rows], index)[:, 0].cpu().numpy()
-        self._check(scores)
-        return scores
+        return self._scores(states, videos[:, None])[:, 0]
 
     def _best(self, states: np.ndarray, k: int, shown: np.ndarray | None) -> np.ndarray:
         """Videos (B, k) of the highest scores among those proposed, without ``shown`` (B, t)."""
-        left = len(self._catalogue.biases) - (0 if shown is None else shown.shape[1])
-        count = max(k, min(CANDIDATES, left))
-        proposed = super()._best(states, count, shown)
-        best = np.empty((len(states), k), dtype=np.int64)
-        size = max(1, _PAIRS // count)
+        left = self._num_videos - (0 if shown is None else shown.shape[1])
+        proposed = self._actor.best(states, max(k, min(CANDIDATES, left)), shown)
+        order = np.argsort(-self._scores(states, proposed), axis=1, kind="stable")
+        return np.take_along_axis(proposed, order[:, :k], axis=1)
+
+    def _scores(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
+        """Logit + beta x the smaller critic's total Q, (B, C), of C videos in each state."""
+        scores = np.empty(videos.shape, dtype=np.float32)
+        size = max(1, _PAIRS // max(videos.shape[1], CANDIDATES))
         for first in range(0, len(states), size):
             rows = slice(first, first + size)
-            index = torch.as_tensor(proposed[rows], device=self._device)
-            scores = self._logits(states[rows], index)
-            scores += self._beta * self._values(states[rows], index)
-            self._check(scores.cpu().numpy())
-            order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best[rows] = index.gather(1, order).cpu().numpy()
-        return best
-
-    def _logits(self, states: np.ndarray, index: Tensor) -> Tensor:
-        """Logits (B, C) of C videos per state."""
-        query = self._query(states)
-        videos, biases = self._catalogue.videos[index], self._catalogue.biases[index]
-        # (B, 1, D) @ (B, D, C) -> (B, C)
-        return (query[:, None] @ videos.transpose(1, 2))[:, 0] + biases
+            values = self._values(states[rows], videos[rows])
+            scores[rows] = self._actor.logits(states[rows], videos[rows]) + self._beta * values
+        check_finite(self.name, scores)
+        return scores
 
     @torch.no_grad()
-    def _values(self, states: np.ndarray, index: Tensor) -> Tensor:
-        """The smaller critic's total Q (B, C) of C videos per state."""
-        summary = self._q.encoder(self._features, self._tensor(states))
-        many = summary.repeat_interleave(index.shape[1], dim=0)
-        q = self._q.from_summary(self._features, many, index.reshape(-1))  # (2, B C, S)
-        return losses.total(losses.smaller_q(q, self._signs), self._signs).view(index.shape)
+    def _values(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
+        """Total Q of the smaller critic (B, C); a state is encoded once for all of its videos."""
+        flat = torch.from_numpy(np.require(states, np.float32, "W")).to(self._device)
+        summary = self._q.encoder(self._features, flat)
+        many = summary.repeat_interleave(videos.shape[1], dim=0)
+        index = torch.as_tensor(videos, device=self._device).reshape(-1)
+        q = self._q.from_summary(self._features, many, index)  # (2, B C, S)
+        total = losses.total(losses.smaller_q(q, self._signs), self._signs)
+        return total.view(videos.shape).cpu().numpy()

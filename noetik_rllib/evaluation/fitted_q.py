@@ -171,6 +171,8 @@ def load_session_rows(
         users=users,
         user=np.searchsorted(users, merged["user_id"]),
         states=states,
+        # What a session under the evaluated policy would be in: the platform has not chosen the
+        # video there, whoever did in the log.
         next_states=advance(dataset.layout, states, videos, signals, seconds),
         videos=videos,
         signals=signals,

@@ -179,40 +179,39 @@ class ActorPolicy:
         """Return the policy of a run."""
         return cls(name, networks.actor, networks.features)
 
-    def _share(self, other: ActorPolicy, name: str) -> None:
-        """Take over another policy's network and embedded catalogue, under a name of its own."""
-        self.name = name
-        self._actor, self._features = other._actor, other._features
-        self._catalogue, self._device = other._catalogue, other._device
-
     def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """Choose the video of the highest logit that was not shown; see ``Policy``."""
-        return self._best(states, 1, shown)[:, 0]
+        return self.best(states, 1, shown)[:, 0]
 
     def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
         """Return the k videos of the highest logits; see ``Policy``."""
-        return self._best(states, k, None)
+        return self.best(states, k)
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logits (B,) of one video each; see ``Policy``."""
-        scores = np.empty(len(states), dtype=np.float32)
-        for rows in actor_chunks(len(states)):
-            query = self._query(states[rows])
-            index = torch.as_tensor(videos[rows], device=self._device)
-            logits = (query * self._catalogue.videos[index]).sum(1) + self._catalogue.biases[index]
-            scores[rows] = logits.cpu().numpy()
-        self._check(scores)
-        return scores
+        return self.logits(states, videos[:, None])[:, 0]
 
-    def _best(self, states: np.ndarray, k: int, shown: np.ndarray | None) -> np.ndarray:
-        """Videos (B, k) of the highest logits, without those of ``shown`` (B, t)."""
+    def logits(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
+        """Logits (B, C) float32 of C videos in each state; videos (B, C) int64."""
+        logits = np.empty(videos.shape, dtype=np.float32)
+        for rows in actor_chunks(len(states)):
+            query = self._query(states[rows])  # (b, D)
+            index = torch.as_tensor(videos[rows], device=self._device)
+            # (b, 1, D) @ (b, D, C) -> (b, C)
+            product = (query[:, None] @ self._catalogue.videos[index].transpose(1, 2))[:, 0]
+            logits[rows] = (product + self._catalogue.biases[index]).cpu().numpy()
+        check_finite(self.name, logits)
+        return logits
+
+    def best(self, states: np.ndarray, k: int, shown: np.ndarray | None = None) -> np.ndarray:
+        """Videos (B, k) of the highest logits, best first, without those of ``shown`` (B, t)."""
         best = np.empty((len(states), k), dtype=np.int64)
         for rows in actor_chunks(len(states)):
             exclude = None if shown is None else torch.as_tensor(shown[rows], device=self._device)
             videos, logits = self._actor.recommend(
                 self._features, self._tensor(states[rows]), k, exclude, self._catalogue
             )
-            self._check(logits.cpu().numpy())
+            check_finite(self.name, logits.cpu().numpy())
             best[rows] = videos.cpu().numpy()
         return best
 
@@ -224,17 +223,18 @@ class ActorPolicy:
     def _tensor(self, states: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.require(states, np.float32, "W")).to(self._device)
 
-    def _check(self, scores: np.ndarray) -> None:
-        """Refuse scores that are not numbers: they would recommend anything.
 
-        Raises:
-            UserError: one is not finite, so the weights are not.
-        """
-        if not np.isfinite(scores).all():
-            raise UserError(
-                f"policy '{self.name}' gives scores that are not numbers: its training diverged, "
-                "train it again with a smaller learning rate"
-            )
+def check_finite(policy: str, scores: np.ndarray) -> None:
+    """Refuse scores that are not numbers: they would recommend anything.
+
+    Raises:
+        UserError: one is not finite, so the weights are not.
+    """
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"policy '{policy}' gives scores that are not numbers: its training diverged, "
+            "train it again with a smaller learning rate"
+        )
 
 
 def actor_chunks(count: int) -> Iterator[slice]:
