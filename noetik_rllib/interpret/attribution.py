@@ -141,7 +141,7 @@ def encode_with_presence(encoder: StateEncoder, tokens: Tokens, presence: Tensor
         encoder: the actor's encoder.
         tokens: B states.
         presence: (B, H) in [0, 1]: an event's weight in every attention softmax is multiplied by
-            ``exp(60 (presence - 1))``, and in the sum of the events by ``presence``; ignored at
+            ``exp(60 (presence - 1))``, and in the mean of the events by ``presence``; ignored at
             empty slots. All 1 gives ``encoder.encode(tokens)``, all 0 that of an empty history to
             within e^-60.
 
