@@ -36,7 +36,10 @@ instead of what the user likes: its likelihood of the platform's choices got wor
 
 Without gain: a bias per video in the policy (0.484), beta 8 (0.448: too few rows carry the weight),
 expectile 0.7 with discount 0.9 (0.484; ranked 0.497), and learning the policy from 16 videos per
-row that a clone of the log draws, weighed by exp(8 Q) (0.487)."""
+row that a clone of the log draws, weighed by exp(8 Q) (0.487). With that last policy it was found
+that what a policy shows in a session must not look like the platform's choice in its next states:
+0.487 became 0.495, ranked 0.497 became 0.503. The worlds above ran two at a time; worlds 1 and 2
+were trained before that change, which no training sees, and evaluated after it (`--keep`)."""
 
 
 SINCE_REAL = """\
