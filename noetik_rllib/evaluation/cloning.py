@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from noetik_rllib.evaluation.baseline_cache import Kept, kept
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import Actor
-from noetik_rllib.iql.settings import LearningRate
+from noetik_rllib.iql.settings import LearningRate, cosine_decay
 from noetik_rllib.iql.video_tower import VideoFeatures
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -44,7 +43,7 @@ class CloningConfig(BaseModel):
         """Return the step size after ``rows`` rows: between the points of a schedule, a line."""
         if isinstance(self.learning_rate, float):
             done = rows / (self.steps * self.batch_size) if self.decay else 0.0
-            return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+            return cosine_decay(self.learning_rate, done)
         points, rates = zip(*self.learning_rate, strict=True)
         return float(np.interp(float(rows), points, rates))
 
@@ -102,16 +101,18 @@ def behaviour_cloning(
     return ActorPolicy(NAME, clone.actor, clone.features)
 
 
-def check_chosen(dataset: OfflineDataset) -> None:
-    """Refuse a log that shows nobody's choice.
+def chosen_rows(dataset: OfflineDataset) -> np.ndarray:
+    """Return which rows of ``train`` are no random exposures, and so to be imitated: (R,) bool.
 
     Raises:
-        UserError: ``train`` holds no video that was chosen for its user.
+        UserError: none is.
     """
-    if not np.isnan(dataset.load("train", ("propensity",))["propensity"]).any():
+    chosen = np.isnan(dataset.load("train", ("propensity",))["propensity"])
+    if not chosen.any():
         raise UserError(
             f"{dataset.directory / 'train'} holds random exposures alone: there is nothing to clone"
         )
+    return chosen
 
 
 def _train(
@@ -121,10 +122,8 @@ def _train(
     progress: Callable[[float], None],
 ) -> None:
     """Maximise the likelihood of the chosen videos, estimated where the catalogue is large."""
-    check_chosen(dataset)
-    rows = dataset.load("train", ("obs", "actions", "propensity"))
-    # As the run's own policy: random exposures are not imitated.
-    chosen = np.isnan(rows["propensity"])
+    chosen = chosen_rows(dataset)
+    rows = dataset.load("train", ("obs", "actions"))
     states = torch.as_tensor(rows["obs"][chosen].astype(np.float32, copy=False))
     videos = torch.as_tensor(rows["actions"][chosen].astype(np.int64))
     del rows

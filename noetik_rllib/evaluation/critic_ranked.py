@@ -54,23 +54,23 @@ class CriticRankedPolicy:
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logit + beta Q, (B,), of one video each; see ``Policy``."""
-        return self._scores(states, videos[:, None])[:, 0]
+        logits = self._actor.score(states, user_id, videos)
+        return self._scores(states, videos[:, None], logits[:, None])[:, 0]
 
     def _best(self, states: np.ndarray, k: int, shown: np.ndarray | None) -> np.ndarray:
         """Videos (B, k) of the highest scores among those proposed, without ``shown`` (B, t)."""
         left = self._num_videos - (0 if shown is None else shown.shape[1])
-        proposed = self._actor.best(states, max(k, min(CANDIDATES, left)), shown)
-        order = np.argsort(-self._scores(states, proposed), axis=1, kind="stable")
+        proposed, logits = self._actor.best(states, max(k, min(CANDIDATES, left)), shown)
+        order = np.argsort(-self._scores(states, proposed, logits), axis=1, kind="stable")
         return np.take_along_axis(proposed, order[:, :k], axis=1)
 
-    def _scores(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
-        """Logit + beta x the smaller critic's total Q, (B, C), of C videos in each state."""
+    def _scores(self, states: np.ndarray, videos: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Logit + beta x the smaller critic's total Q, of C videos in each state; all (B, C)."""
         scores = np.empty(videos.shape, dtype=np.float32)
         size = max(1, _PAIRS // max(videos.shape[1], CANDIDATES))
         for first in range(0, len(states), size):
             rows = slice(first, first + size)
-            values = self._values(states[rows], videos[rows])
-            scores[rows] = self._actor.logits(states[rows], videos[rows]) + self._beta * values
+            scores[rows] = logits[rows] + self._beta * self._values(states[rows], videos[rows])
         check_finite(self.name, scores)
         return scores
 

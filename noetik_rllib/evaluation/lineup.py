@@ -83,7 +83,7 @@ def cloning_effort(run: Run) -> CloningConfig:
         steps=_steps(run),
         batch_size=_rows_per_step(run),
         learning_rate=run.config.actor_lr,
-        decay=run.config.actor_lr_decay and not isinstance(run.config.actor_lr, list),
+        decay=run.config.actor_lr_decay,
         seed=run.config.seed,
     )
 

@@ -15,6 +15,7 @@ from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.envs.response_model import FitRecord, ResponseModel
 from noetik_rllib.evaluation.estimators import effective_size, occurrences
 from noetik_rllib.evaluation.evidence import ESTIMATORS, Evidence, collect
+from noetik_rllib.evaluation.figures import named
 from noetik_rllib.evaluation.intervals import percentile, resampled_means
 from noetik_rllib.evaluation.policies import Policy
 from noetik_rllib.evaluation.random_log import RandomLog
@@ -126,8 +127,8 @@ def off_policy_estimates(
     log = RandomLog(dataset, max_rows=max_rows, seed=seed)
     evidence, logged = collect(policies, log, model, progress)
     weights = reward or dataset.manifest.reward
-    named = dict(zip([policy.name for policy in policies], evidence, strict=True))
-    figures = summarise(named, logged, weights, seed)
+    by_name = dict(zip([policy.name for policy in policies], evidence, strict=True))
+    figures = summarise(by_name, logged, weights, seed)
     progress(1.0)
     return OffPolicyResult(
         policy=policies[0].name,
@@ -249,7 +250,7 @@ def _mean_weight(
     if not mean:
         return None, None
     ends = percentile(np.array([mean]), resampled[:, None])
-    interval = Interval(mean=mean, low=float(ends.low[0]), high=float(ends.high[0]))
+    interval = named(("weight",), ends)["weight"]
     if abs(mean - expected) <= MAX_MEAN_WEIGHT_ERRORS * resampled.std():
         return interval, None
     return interval, (

@@ -181,39 +181,40 @@ class ActorPolicy:
 
     def recommend(self, states: np.ndarray, user_id: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """Choose the video of the highest logit that was not shown; see ``Policy``."""
-        return self.best(states, 1, shown)[:, 0]
+        return self.best(states, 1, shown)[0][:, 0]
 
     def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
         """Return the k videos of the highest logits; see ``Policy``."""
-        return self.best(states, k)
+        return self.best(states, k)[0]
 
     def score(self, states: np.ndarray, user_id: np.ndarray, videos: np.ndarray) -> np.ndarray:
         """Logits (B,) of one video each; see ``Policy``."""
-        return self.logits(states, videos[:, None])[:, 0]
-
-    def logits(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
-        """Logits (B, C) float32 of C videos in each state; videos (B, C) int64."""
-        logits = np.empty(videos.shape, dtype=np.float32)
+        scores = np.empty(len(states), dtype=np.float32)
         for rows in actor_chunks(len(states)):
-            query = self._query(states[rows])  # (b, D)
+            query = self._query(states[rows])
             index = torch.as_tensor(videos[rows], device=self._device)
-            # (b, 1, D) @ (b, D, C) -> (b, C)
-            product = (query[:, None] @ self._catalogue.videos[index].transpose(1, 2))[:, 0]
-            logits[rows] = (product + self._catalogue.biases[index]).cpu().numpy()
-        check_finite(self.name, logits)
-        return logits
+            logits = (query * self._catalogue.videos[index]).sum(1) + self._catalogue.biases[index]
+            scores[rows] = logits.cpu().numpy()
+        check_finite(self.name, scores)
+        return scores
 
-    def best(self, states: np.ndarray, k: int, shown: np.ndarray | None = None) -> np.ndarray:
-        """Videos (B, k) of the highest logits, best first, without those of ``shown`` (B, t)."""
+    def best(
+        self, states: np.ndarray, k: int, shown: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Videos (B, k) of the highest logits, without those of ``shown`` (B, t), and the logits.
+
+        Best first; logits (B, k) are float32.
+        """
         best = np.empty((len(states), k), dtype=np.int64)
+        highest = np.empty((len(states), k), dtype=np.float32)
         for rows in actor_chunks(len(states)):
             exclude = None if shown is None else torch.as_tensor(shown[rows], device=self._device)
             videos, logits = self._actor.recommend(
                 self._features, self._tensor(states[rows]), k, exclude, self._catalogue
             )
-            check_finite(self.name, logits.cpu().numpy())
-            best[rows] = videos.cpu().numpy()
-        return best
+            best[rows], highest[rows] = videos.cpu().numpy(), logits.cpu().numpy()
+        check_finite(self.name, highest)
+        return best, highest
 
     def _query(self, states: np.ndarray) -> torch.Tensor:
         with torch.no_grad():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.baseline_cache import Kept, kept
-from noetik_rllib.evaluation.cloning import check_chosen
+from noetik_rllib.evaluation.cloning import chosen_rows
 from noetik_rllib.evaluation.policies import ScoringPolicy
 from noetik_rllib.offline.dataset import OfflineDataset
 
@@ -175,7 +175,7 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort, imitate: bool) ->
     Args:
         dataset: of the run.
         effort: settings.
-        imitate: see ``LearnerRows``.
+        imitate: whether the rows are to be imitated: random exposures are then left out.
 
     Raises:
         UserError: there are fewer than a batch of them, or all are random exposures and there is
@@ -189,18 +189,18 @@ def learner_rows(dataset: OfflineDataset, effort: RLlibEffort, imitate: bool) ->
         DiscreteIQLConfig()
         .offline_data(input_=[str(dataset.directory / "train")])
         # Some thousand steps need a few windows: no reason to read, and hold, all rows.
-        .training(reward_weights=effort.reward, data_residency="stream")
+        .training(reward_weights=effort.reward, data_residency="stream", imitate_random=not imitate)
         .debugging(seed=effort.seed)
     )
     if imitate:
-        check_chosen(dataset)
+        chosen_rows(dataset)  # raises where there is none
     [shard] = ColumnarOfflineData(config).sample(effort.batch_size)
     count = min(ROWS_FOR_MOMENTS, shard.rows)
     some = next(iter(shard.iter_torch_batches(batch_size=count)))
     [states] = [column for name, column in some.items() if name.endswith("/obs")]
     std, mean = torch.std_mean(states, dim=0)
     # A number that does not vary says nothing; 0 / 1.
-    return LearnerRows(shard, mean, torch.where(std > 0, std, 1.0), imitate)
+    return LearnerRows(shard, mean, torch.where(std > 0, std, 1.0))
 
 
 def make_learner(

@@ -33,20 +33,19 @@ CQL_ALPHA = "cql_alpha"
 class LearnerRows:
     """A shard's batches with the columns that RLlib's stock learners read.
 
-    Rewards are in units of their standard deviation. States are standardised: a video's index and
-    a count of seconds would saturate the units of a default network.
+    Where the shard reads propensities, random exposures are left out. Rewards are in units of their
+    standard deviation. States are standardised: a video's index and a count of seconds would
+    saturate the units of a default network.
 
     Attributes:
         shard: the rows.
         mean: of each number of a state, (state size,).
         std: of the same.
-        imitate: whether the rows are to be imitated: random exposures are then left out.
     """
 
     shard: ShardIterator
     mean: Tensor
     std: Tensor
-    imitate: bool
 
     def iter_torch_batches(
         self, *, batch_size: int, device: Any = None, **unused: Any
@@ -59,7 +58,7 @@ class LearnerRows:
             {name.removeprefix(prefix): column for name, column in batch.items()}
             for batch in batches
         )
-        for rows in _chosen(plain, batch_size) if self.imitate else plain:
+        for rows in _chosen(plain, batch_size) if self.shard.form.propensity else plain:
             reward = (rows[REWARD_COMPONENTS] * signs).sum(dim=-1)
             columns = {
                 Columns.OBS: (rows[Columns.OBS] - self.mean) / self.std,
@@ -82,9 +81,6 @@ def _chosen(batches: Iterator[Rows], size: int) -> Iterator[Rows]:
     """
     kept: Rows = {}
     for rows in batches:
-        if PROPENSITY not in rows:
-            yield rows
-            continue
         chosen = rows[PROPENSITY].isnan()
         new = {name: column[chosen] for name, column in rows.items()}
         kept = {name: torch.cat([kept[name], new[name]]) for name in new} if kept else new

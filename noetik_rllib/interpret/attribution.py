@@ -191,7 +191,7 @@ class MarginAttributor:
     ) -> Tensor:
         """Margin (B,) of one video per state, from what is attributed and what is held fixed.
 
-        ``fixed`` holds the event tokens (B, H, D), their weights in the sum and which slots are
+        ``fixed`` holds the event tokens (B, H, D), their weights in the mean and which slots are
         taken, (B, H) each, the scaled contrast of the video with the mean video (B, D), and that
         of their biases (B,).
         """

@@ -27,6 +27,7 @@ from noetik_rllib.iql.rl_module import (
     DiscreteIQLTorchRLModule,
 )
 from noetik_rllib.iql.row_files import PROPENSITY
+from noetik_rllib.iql.settings import cosine_decay
 from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
 
 #: Optimizers (``optimizer_parameters``), and the setting of their step size.
@@ -267,7 +268,7 @@ class DiscreteIQLTorchLearner(TorchLearner):
         if steps and not isinstance(start, list):
             done = min(1.0, (self.gradient_steps - 1) / steps)
             for group in optimizer.param_groups:
-                group["lr"] = start * 0.5 * (1.0 + math.cos(math.pi * done))
+                group["lr"] = cosine_decay(start, done)
 
     def _accumulate(self, module_id: str, kind: str, values: dict[str, Tensor]) -> None:
         """Add one step's statistics to the running sums, on the device; a 1 counts the step."""

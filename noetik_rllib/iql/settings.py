@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -21,6 +22,14 @@ _Rate = Annotated[float, Field(ge=0)]
 #: A step size, or a schedule [(rows trained, step size), ...] between whose points RLlib
 #: interpolates; the first point must be at 0.
 LearningRate = _Rate | list[tuple[int, _Rate]]
+
+
+def cosine_decay(start: float, done: float) -> float:
+    """Return a step size that falls from ``start`` to 0 while ``done`` goes from 0 to 1.
+
+    Official code: optax.cosine_decay_schedule, of the policy's step size.
+    """
+    return start * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class IQLSettings(BaseModel):
