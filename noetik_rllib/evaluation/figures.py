@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from noetik_rllib.evaluation.intervals import Intervals
+from noetik_rllib.evaluation.intervals import Intervals, bootstrap_by_user
 from noetik_rllib.evaluation.result import Interval
 
 
@@ -19,6 +19,15 @@ def named(names: Sequence[str], intervals: Intervals) -> dict[str, Interval]:
         )
         if np.isfinite(mean)
     }
+
+
+def mean_intervals(values: np.ndarray, seed: int) -> list[Interval]:
+    """Mean over users of each column of (U, M), with its 95 % interval by bootstrap."""
+    found = bootstrap_by_user(values, seed)
+    return [
+        Interval(mean=float(mean), low=float(low), high=float(high))
+        for mean, low, high in zip(found.mean, found.low, found.high, strict=True)
+    ]
 
 
 def sums_by_user(values: np.ndarray, user: np.ndarray, num_users: int) -> np.ndarray:

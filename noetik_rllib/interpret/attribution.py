@@ -1,17 +1,13 @@
 """What drove a recommendation: integrated gradients over past events, profile and situation.
 
-**What is attributed.** The *margin* of a video: its logit minus the mean logit over the catalogue.
-A raw logit has an arbitrary offset per state (adding a constant to all N logits changes no
-probability), so attributing it would mix "why this video" with "why large numbers here". Because
-the actor's logit is linear in its query, ``logit_v = <q, e_v> / sqrt D + b_v``, the margin needs
-one inner product and not N::
-
-    margin_v = <q, e_v - mean e> / sqrt D + b_v - mean b
+**What is attributed** is a score of a video in a state (``scores``): its margin over the
+catalogue's average video where nothing else is said, or its logit, its lead over another video, or
+its Q.
 
 **Against what.** The baseline is the average user in the average situation without any history:
 the mean user and context features of the training part, and no event present. The attribution of
-a part is how much it moves the margin on the way from there to the user's true state (Sundararajan
-et al. 2017, eq. 1); all of them add up to ``margin - baseline margin`` (completeness, ibid. prop.
+a part is how much it moves the score on the way from there to the user's true state (Sundararajan
+et al. 2017, eq. 1); all of them add up to ``value - baseline value`` (completeness, ibid. prop.
 1), up to the error of the numerical integral, which is returned as ``gap``.
 
 **How an event fades in.** Events are not scaled towards a zero token: blocks normalise each token
@@ -32,20 +28,19 @@ Shapes: B decisions, H history slots, D embedding size, U and C groups of user a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
+from noetik_rllib.interpret.baseline import Baseline
+from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS, Group
-from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.interpret.scores import Score
 from noetik_rllib.iql.transformer import StateEncoder, Tokens
-from noetik_rllib.offline.columns import column_to_numpy
-from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Steps of the Gauss-Legendre rule, tried in turn: a decision whose relative gap is above
 #: ``MAX_RELATIVE_GAP`` is integrated again with the next one.
@@ -57,48 +52,19 @@ STATES_AT_ONCE = 2_048
 #: (an event outweighs the user's own token e^60 times) would show in the gap, which compares with
 #: the exact empty history.
 _FADE = 60.0
-#: Training rows that the baseline is averaged over.
-BASELINE_ROWS = 20_000
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The average user (32,) and situation (32,) that attributions start from."""
-
-    user: np.ndarray
-    context: np.ndarray
-
-    @classmethod
-    def from_dataset(cls, dataset: OfflineDataset) -> Baseline:
-        """Average about 20,000 rows of ``train/``, taken evenly over its row groups."""
-        files = [pq.ParquetFile(path) for path in dataset.files("train")]
-        groups = [(file, group) for file in files for group in range(file.num_row_groups)]
-        # At most 10 row groups are decoded: a big dataset has thousands, all alike enough.
-        chosen = np.unique(np.linspace(0, len(groups) - 1, num=10).round().astype(int))
-        share = -(-BASELINE_ROWS // len(chosen))
-        states = []
-        for place in chosen:
-            file, group = groups[place]
-            rows = column_to_numpy(file.read_row_group(group, columns=["obs"])["obs"])
-            states.append(rows[:: max(1, len(rows) // share)])
-        parts = dataset.layout.unpack(np.concatenate(states).astype(np.float64))
-        return cls(
-            user=parts.user.mean(axis=0).astype(np.float32),
-            context=parts.context.mean(axis=0).astype(np.float32),
-        )
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What moved the margin of B recommendations; float64, in units of the logit.
+    """What moved the score of B recommendations; float64, in units of the score.
 
     Attributes:
         events: by history slot, newest first, (B, H); exactly 0 where a slot is empty.
         user: by group of user features, (B, U) in the order of the attributor's groups.
         context: by group of context features, (B, C) in ``CONTEXT_GROUPS`` order.
-        margin: logit of the video minus the mean logit over the catalogue, (B,).
-        baseline_margin: the same for the average user without history, (B,).
-        gap: sum of all attributions minus (margin - baseline margin), (B,): the error of the
+        value: the score, (B,).
+        baseline_value: the same for the average user without history, (B,).
+        gap: sum of all attributions minus (value - baseline value), (B,): the error of the
             integral, and of taking e^-60 for 0.
         steps: evaluations of the gradient that were spent, (B,) int.
     """
@@ -106,13 +72,13 @@ class Attribution:
     events: np.ndarray
     user: np.ndarray
     context: np.ndarray
-    margin: np.ndarray
-    baseline_margin: np.ndarray
+    value: np.ndarray
+    baseline_value: np.ndarray
     gap: np.ndarray
     steps: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.margin)
+        return len(self.value)
 
     @property
     def all(self) -> np.ndarray:
@@ -128,7 +94,7 @@ class Attribution:
     def relative_gap(self) -> np.ndarray:
         """``|gap| / total``, (B,).
 
-        Not relative to ``|margin - baseline margin|``, which is near 0 where reasons for and
+        Not relative to ``|value - baseline value|``, which is near 0 where reasons for and
         against cancel, although each of them is exact.
         """
         return np.abs(self.gap) / np.maximum(self.total, 1e-12)
@@ -156,124 +122,135 @@ def encode_with_presence(encoder: StateEncoder, tokens: Tokens, presence: Tensor
     return encoder.summary(x[:, 0], tokens.events, presence * tokens.weight)
 
 
-class MarginAttributor:
-    """Attributes the margins of many recommendations of one policy.
+class Attributor:
+    """Attributes scores of many recommendations of one policy.
 
     Args:
-        networks: a trained policy.
+        score: what is explained.
         baseline: the average user and situation.
+        user_groups: of the user's features; KuaiRand's where not given.
     """
 
     def __init__(
         self,
-        networks: IQLNetworks,
+        score: Score,
         baseline: Baseline,
         user_groups: tuple[Group, ...] = USER_GROUPS,
     ) -> None:
+        self.score = score
         self.user_groups = user_groups
-        self.networks = networks
-        self.encoder = networks.actor.encoder
-        self.layout = self.encoder.layout
-        self.baseline_user = torch.as_tensor(baseline.user)
-        self.baseline_context = torch.as_tensor(baseline.context)
-        self._integrate = IntegratedGradients(self._margin)
-        with torch.no_grad():
-            videos, bias = networks.actor.embed(networks.features)  # (N, D), (N,)
-            self._mean_video = videos.mean(dim=0)
-            self._mean_bias = bias.mean()
+        self.layout = score.encoder.layout
+        self._baseline_user = torch.as_tensor(baseline.user, device=score.device)
+        self._baseline_context = torch.as_tensor(baseline.context, device=score.device)
+        self._integrate = IntegratedGradients(self._value)
 
-    def _margin(
-        self,
-        user: Tensor,
-        presence: Tensor,
-        context: Tensor,
-        *fixed: Tensor,
-    ) -> Tensor:
-        """Margin (B,) of one video per state, from what is attributed and what is held fixed.
+    def _value(self, user: Tensor, presence: Tensor, context: Tensor, *fixed: Tensor) -> Tensor:
+        """Score (B,) of one video per state, from what is attributed and what is held fixed.
 
         ``fixed`` holds the event tokens (B, H, D), their weights in the mean and which slots are
-        taken, (B, H) each, the scaled contrast of the video with the mean video (B, D), and that
-        of their biases (B,).
+        taken, (B, H) each, then what is fixed of the decision (``Score.about``).
         """
-        events, weight, present, direction, offset = fixed
+        events, weight, present, *about = fixed
+        encoder = self.score.encoder
         tokens = Tokens(
-            user=self.encoder.user(user),
+            user=encoder.user(user),
             events=events,
             weight=weight,
-            context=self.encoder.context(context),
+            context=encoder.context(context),
             present=present,
         )
-        query = self.networks.actor.query(encode_with_presence(self.encoder, tokens, presence))
-        return (query * direction).sum(dim=-1) + offset
+        return self.score.of_summary(encode_with_presence(encoder, tokens, presence), *about)
 
-    def _inputs(
-        self, states: np.ndarray, videos: np.ndarray
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return what is attributed and what is held fixed, as ``_margin`` takes them."""
-        actor, features = self.networks.actor, self.networks.features
-        with torch.no_grad():
-            # A copy: arrays read from Parquet are read-only, which torch warns about.
-            flat = torch.as_tensor(np.array(states, dtype=np.float32))
-            parts = self.layout.unpack(flat)
-            tokens = self.encoder.embed(features, flat)
-            video, bias = actor.embed(features, torch.as_tensor(videos, dtype=torch.int64))
-            direction = (video - self._mean_video) * actor.scale
-            offset = bias - self._mean_bias
-        attributed = (parts.user, tokens.present.to(flat.dtype), parts.context)
-        return attributed, (tokens.events, tokens.weight, tokens.present, direction, offset)
+    @torch.no_grad()
+    def _inputs(self, decisions: Decisions) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return what is attributed and what is held fixed, as ``_value`` takes them."""
+        score = self.score
+        states, videos, alternatives = decisions.tensors(score.device)
+        parts = self.layout.unpack(states)
+        tokens = score.encoder.embed(score.features, states)
+        attributed = (parts.user, tokens.present.to(states.dtype), parts.context)
+        fixed = (tokens.events, tokens.weight, tokens.present)
+        return attributed, (*fixed, *score.about(videos, alternatives))
 
-    def margin(self, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
-        """Margin (B,) of the videos (B,) int in states (B, state size)."""
-        attributed, fixed = self._inputs(states, videos)
-        with torch.no_grad():
-            return self._margin(*attributed, *fixed).double().numpy()
-
-    def attribute(
-        self, states: np.ndarray, videos: np.ndarray, steps: Sequence[int] = STEPS
-    ) -> Attribution:
-        """Attribute the margin of one video per state.
+    def value(self, decisions: Decisions, kept: np.ndarray | None = None) -> np.ndarray:
+        """Scores (B,) float64 of decisions.
 
         Args:
-            states: (B, state size) float32.
-            videos: dense index of the recommended video, (B,) int.
+            decisions: states and videos.
+            kept: events that stay in the history, (B, H) bool; the others are taken out as if
+                their slots were empty. All stay if not given.
+        """
+        found = []
+        for rows in decisions.chunks(STATES_AT_ONCE):
+            part = decisions[rows]
+            found.append(self._value_of_chunk(part, None if kept is None else kept[rows]))
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def _value_of_chunk(self, decisions: Decisions, kept: np.ndarray | None) -> np.ndarray:
+        score = self.score
+        states, videos, alternatives = decisions.tensors(score.device)
+        tokens = score.encoder.embed(score.features, states)
+        if kept is not None:
+            tokens = tokens.keeping(torch.as_tensor(kept, device=score.device))
+        value = score.of_summary(score.encoder.encode(tokens), *score.about(videos, alternatives))
+        return value.double().cpu().numpy()
+
+    def score_of_parts(self, decisions: Decisions) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the score as a function of which parts of a decision are there.
+
+        The function takes shares of parts (n, H + U + C) in [0, 1], in the order of
+        ``Attribution.all``, and which decisions (n,) int64 they are of, and returns scores (n,).
+        All 1 is the decision's state, all 0 the baseline.
+        """
+        (user, present, context), fixed = self._inputs(decisions)
+        slots, number = present.shape[1], len(self.user_groups)
+        of_user = _group_of_columns(self.user_groups).to(self.score.device)
+        of_context = _group_of_columns(CONTEXT_GROUPS).to(self.score.device)
+
+        def score(parts: Tensor, rows: Tensor) -> Tensor:
+            events, profile = parts[:, :slots], parts[:, slots : slots + number]
+            situation = parts[:, slots + number :]
+            start, start_context = self._baseline_user, self._baseline_context
+            return self._value(
+                start + profile[:, of_user] * (user[rows] - start),
+                events,
+                start_context + situation[:, of_context] * (context[rows] - start_context),
+                *(tensor[rows] for tensor in fixed),
+            )
+
+        return score
+
+    def attribute(self, decisions: Decisions, steps: Sequence[int] = STEPS) -> Attribution:
+        """Attribute the score of one video per state.
+
+        Args:
+            decisions: states and videos, B > 0.
             steps: Gauss-Legendre steps to try until the relative gap is below
                 ``MAX_RELATIVE_GAP``.
 
         Raises:
-            ValueError: there is not one video per state, or one is outside of the catalogue.
+            ValueError: a video is outside of the catalogue.
         """
-        states, videos = np.asarray(states), np.asarray(videos)
-        count = self.networks.config.num_videos
-        if states.ndim != 2 or videos.shape != states.shape[:1] or not len(videos):
-            raise ValueError(
-                "expected states (B, size) and videos (B,) with B > 0, got "
-                f"{states.shape} and {videos.shape}"
-            )
-        if np.any((videos < 0) | (videos >= count)):
-            raise ValueError(
-                f"video indices must be 0 to {count - 1}, got {videos.min()} to {videos.max()}"
-            )
-        result = self._in_chunks(states, videos, steps[0])
+        decisions.check(self.score.networks.config.num_videos)
+        result = self._in_chunks(decisions, steps[0])
         for more in steps[1:]:
             rough = np.flatnonzero(result.relative_gap > MAX_RELATIVE_GAP)
             if not len(rough):
                 break
-            finer = self._in_chunks(states[rough], videos[rough], more)
+            finer = self._in_chunks(decisions[rough], more)
             for field in fields(Attribution):
                 getattr(result, field.name)[rough] = getattr(finer, field.name)
         return result
 
-    def _in_chunks(self, states: np.ndarray, videos: np.ndarray, steps: int) -> Attribution:
+    def _in_chunks(self, decisions: Decisions, steps: int) -> Attribution:
         """Attribute with a fixed number of steps, at most ``STATES_AT_ONCE`` states at a time.
 
         captum's own ``internal_batch_size`` splits steps as well as decisions, at 7 times the
         cost on a CPU.
         """
         size = max(1, STATES_AT_ONCE // steps)
-        chunks = [
-            self._chunk(states[start : start + size], videos[start : start + size], steps)
-            for start in range(0, len(states), size)
-        ]
+        chunks = [self._chunk(decisions[rows], steps) for rows in decisions.chunks(size)]
         return Attribution(
             **{
                 field.name: np.concatenate([getattr(chunk, field.name) for chunk in chunks])
@@ -281,23 +258,21 @@ class MarginAttributor:
             }
         )
 
-    def _chunk(self, states: np.ndarray, videos: np.ndarray, steps: int) -> Attribution:
-        attributed, fixed = self._inputs(states, videos)
-        count = len(states)
+    def _chunk(self, decisions: Decisions, steps: int) -> Attribution:
+        attributed, fixed = self._inputs(decisions)
+        count = len(decisions)
         start = (
-            self.baseline_user.expand(count, -1),
+            self._baseline_user.expand(count, -1),
             torch.zeros_like(attributed[1]),
-            self.baseline_context.expand(count, -1),
+            self._baseline_context.expand(count, -1),
         )
         with torch.no_grad():
-            margin = self._margin(*attributed, *fixed).double().numpy()
-            events, weight, present, direction, offset = fixed
+            value = self._value(*attributed, *fixed).double().cpu().numpy()
+            events, weight, present, *about = fixed
             nothing = torch.zeros_like(present)
-            baseline_margin = (
-                self._margin(*start, events, weight, nothing, direction, offset).double().numpy()
-            )
+            without = self._value(*start, events, weight, nothing, *about).double().cpu().numpy()
         user, presence, context = (
-            part.detach().double().numpy()
+            part.detach().double().cpu().numpy()
             for part in self._integrate.attribute(
                 attributed, baselines=start, additional_forward_args=fixed, n_steps=steps
             )
@@ -307,11 +282,19 @@ class MarginAttributor:
             events=presence,
             user=_by_group(user, self.user_groups),
             context=_by_group(context, CONTEXT_GROUPS),
-            margin=margin,
-            baseline_margin=baseline_margin,
-            gap=total - (margin - baseline_margin),
+            value=value,
+            baseline_value=without,
+            gap=total - (value - without),
             steps=np.full(count, steps),
         )
+
+
+def _group_of_columns(groups: Sequence[Group]) -> Tensor:
+    """Which group each of the 32 columns belongs to, (32,) int64."""
+    place = torch.zeros(sum(len(group.columns) for group in groups), dtype=torch.int64)
+    for number, group in enumerate(groups):
+        place[list(group.columns)] = number
+    return place
 
 
 def _by_group(attributions: np.ndarray, groups: Sequence[Group]) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 from noetik_rllib.data.mapping import Mapping, kuairand
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.interpret import words
-from noetik_rllib.interpret.attribution import Attribution, Baseline
+from noetik_rllib.interpret.attribution import Attribution
+from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.interpret.facts import Choice, Event, Explanation, Influence, Source, Video
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, user_groups
 from noetik_rllib.interpret.sentence import write_sentence
@@ -209,8 +210,8 @@ def describe(
         lead=choice.lead,
         entropy=choice.entropy,
         effective_videos=float(np.exp(choice.entropy)),
-        margin=float(attribution.margin[row]),
-        baseline_margin=float(attribution.baseline_margin[row]),
+        margin=float(attribution.value[row]),
+        baseline_margin=float(attribution.baseline_value[row]),
         history_events=len(events),
         reasons=influences[:reasons],
         others=influences[reasons:],

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.interpret.attribution import Baseline, MarginAttributor
+from noetik_rllib.interpret.attribution import Attributor
+from noetik_rllib.interpret.baseline import Baseline
+from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.interpret.groups import user_groups
+from noetik_rllib.interpret.scores import MarginScore
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.split import PARTS
@@ -48,7 +51,9 @@ class Explainer:
         self.networks = networks
         self.baseline = Baseline.from_dataset(dataset)
         self._mapping = dataset.manifest.mapping
-        self._attributor = MarginAttributor(networks, self.baseline, user_groups(self._mapping))
+        self._attributor = Attributor(
+            MarginScore(networks), self.baseline, user_groups(self._mapping)
+        )
 
     def explain(self, user_id: int, top_k: int = 1) -> list[Explanation]:
         """Explain the policy's best ``top_k`` videos after the user's last event.
@@ -107,7 +112,9 @@ class Explainer:
                 "recommend"
             )
         videos = np.array([choice.index for choice in choices])
-        attribution = self._attributor.attribute(np.repeat(states, len(videos), axis=0), videos)
+        attribution = self._attributor.attribute(
+            Decisions(np.repeat(states, len(videos), axis=0), videos)
+        )
         return [
             describe(
                 user_id=user_id,

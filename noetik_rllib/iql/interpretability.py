@@ -19,8 +19,6 @@ is one that the network knows. First derivatives suffice: fused attention stays 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -70,12 +68,6 @@ def penalties(
     counts = (number > count).to(query.dtype)  # (B,)
     entropy = -(alpha * alpha.clamp(min=1e-12).log()).sum(dim=1) / number.clamp(min=2).log()
     kept = most_attended(alpha, present, count)
-    short = replace(
-        tokens,
-        events=tokens.events * kept[..., None],
-        weight=tokens.weight * kept,
-        present=kept,
-    )
-    reduced = actor.query(actor.encoder.encode(short))
+    reduced = actor.query(actor.encoder.encode(tokens.keeping(kept)))
     change = (query - reduced).square().sum(dim=1) / query.detach().square().sum(dim=1)
     return (entropy * counts).mean(), (change * counts).mean()

@@ -5,7 +5,7 @@ Shapes: B states, H history slots, T = H + 2 tokens, D channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,19 @@ class Tokens:
     weight: Tensor
     context: Tensor
     present: Tensor
+
+    def keeping(self, kept: Tensor) -> Tokens:
+        """Return the same states with only the events that are ``kept``, (B, H) bool.
+
+        The others' slots are then as empty ones: masked in attention, without weight in the mean.
+        """
+        kept = self.present & kept
+        return replace(
+            self,
+            events=self.events * kept[..., None],
+            weight=self.weight * kept,
+            present=kept,
+        )
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from noetik_rllib.data.signals import BINARY_SIGNALS
-from noetik_rllib.interpret.attribution import Baseline
+from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.catalog import Catalog

@@ -12,11 +12,13 @@ import torch
 from noetik_rllib.interpret.attribution import (
     MAX_RELATIVE_GAP,
     Attribution,
+    Attributor,
     Baseline,
-    MarginAttributor,
     encode_with_presence,
 )
+from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
+from noetik_rllib.interpret.scores import MarginScore, Score
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.state import EVENT_SIZE
@@ -29,8 +31,8 @@ def sample() -> planted.Planted:
 
 
 @pytest.fixture(scope="module")
-def trained() -> IQLNetworks:
-    return planted.trained()
+def trained(planted_policy: IQLNetworks) -> IQLNetworks:
+    return planted_policy
 
 
 @pytest.fixture(scope="module", params=["untrained", "trained"])
@@ -45,7 +47,11 @@ def videos(networks: IQLNetworks, sample: planted.Planted) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def attribution(networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray) -> Attribution:
-    return MarginAttributor(networks, planted.BASELINE).attribute(sample.states, videos)
+    return attributor_of(networks).attribute(Decisions(sample.states, videos))
+
+
+def attributor_of(networks: IQLNetworks, score: type[Score] = MarginScore) -> Attributor:
+    return Attributor(score(networks), planted.BASELINE)
 
 
 def full_logits(networks: IQLNetworks, states: np.ndarray) -> np.ndarray:
@@ -59,9 +65,7 @@ def full_margin(networks: IQLNetworks, states: np.ndarray, videos: np.ndarray) -
     return logits[np.arange(len(videos)), videos] - logits.mean(axis=1)
 
 
-def deletion_effects(
-    attributor: MarginAttributor, states: np.ndarray, videos: np.ndarray
-) -> np.ndarray:
+def deletion_effects(attributor: Attributor, states: np.ndarray, videos: np.ndarray) -> np.ndarray:
     """How much the margin falls when one event's slot is emptied, (B, H)."""
     layout = planted.LAYOUT
     effects = []
@@ -69,7 +73,10 @@ def deletion_effects(
         without = states.copy()
         first = layout.history.start + EVENT_SIZE * slot
         without[:, first : first + EVENT_SIZE] = 0
-        effects.append(attributor.margin(states, videos) - attributor.margin(without, videos))
+        effects.append(
+            attributor.value(Decisions(states, videos))
+            - attributor.value(Decisions(without, videos))
+        )
     return np.stack(effects, axis=1)
 
 
@@ -77,7 +84,7 @@ def test_the_shortcut_is_the_margin_over_all_logits(
     networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray
 ) -> None:
     """Otherwise the explained number is not the one that ranks the videos."""
-    margin = MarginAttributor(networks, planted.BASELINE).margin(sample.states, videos)
+    margin = attributor_of(networks).value(Decisions(sample.states, videos))
     np.testing.assert_allclose(margin, full_margin(networks, sample.states, videos), atol=1e-4)
 
 
@@ -92,14 +99,14 @@ def test_the_baseline_is_the_average_user_without_any_event(
         planted.BASELINE.context[None],
     )
     expected = full_margin(networks, np.repeat(state, count, axis=0), videos)
-    np.testing.assert_allclose(attribution.baseline_margin, expected, atol=1e-4)
+    np.testing.assert_allclose(attribution.baseline_value, expected, atol=1e-4)
 
 
 def test_attributions_add_up_to_the_margin(
     networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray, attribution: Attribution
 ) -> None:
     """Otherwise shares of "all influence" are shares of something else."""
-    change = full_margin(networks, sample.states, videos) - attribution.baseline_margin
+    change = full_margin(networks, sample.states, videos) - attribution.baseline_value
     error = np.abs(attribution.all.sum(axis=1) - change)
     assert (error / attribution.total).max() < 0.01
     assert attribution.relative_gap.max() < 0.01
@@ -117,7 +124,7 @@ def test_events_are_credited_as_deleting_them_shows(
     networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray, attribution: Attribution
 ) -> None:
     """Otherwise the words "speaks for it" are not about what the policy does with the event."""
-    attributor = MarginAttributor(networks, planted.BASELINE)
+    attributor = attributor_of(networks)
     effects = deletion_effects(attributor, sample.states, videos)
     present = planted.LAYOUT.unpack(sample.states).present
     correlation = [
@@ -133,9 +140,7 @@ def test_the_planted_cause_is_found(trained: IQLNetworks) -> None:
     videos = full_logits(trained, sample.states).argmax(axis=1)
     right = videos == sample.target
     assert right.mean() > 0.9, "the policy has not learnt the planted rule"
-    attribution = MarginAttributor(trained, planted.BASELINE).attribute(
-        sample.states[right], videos[right]
-    )
+    attribution = attributor_of(trained).attribute(Decisions(sample.states[right], videos[right]))
     influence = attribution.all
     assert (influence.argmax(axis=1) == sample.liked_slot[right]).mean() > 0.95
 
@@ -163,12 +168,14 @@ def test_batches_do_not_mix(
     networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray
 ) -> None:
     """Otherwise one user's explanation depends on who is explained beside them."""
-    attributor = MarginAttributor(networks, planted.BASELINE)
+    attributor = attributor_of(networks)
     # 70 decisions at 64 steps go through the network in three chunks.
     states = np.concatenate([sample.states, sample.states[:10]])
-    together = attributor.attribute(states, np.concatenate([videos, videos[:10]]), steps=(64,))
+    together = attributor.attribute(
+        Decisions(states, np.concatenate([videos, videos[:10]])), steps=(64,)
+    )
     for row in (0, 31, 32, 69):
-        alone = attributor.attribute(states[[row]], videos[[row % 60]], steps=(64,))
+        alone = attributor.attribute(Decisions(states[[row]], videos[[row % 60]]), steps=(64,))
         np.testing.assert_allclose(alone.all[0], together.all[row], rtol=1e-3, atol=1e-4)
 
 
@@ -176,9 +183,9 @@ def test_rough_integrals_are_refined(
     networks: IQLNetworks, sample: planted.Planted, videos: np.ndarray
 ) -> None:
     """Otherwise sharp attention gives attributions that do not add up."""
-    attributor = MarginAttributor(networks, planted.BASELINE)
-    rough = attributor.attribute(sample.states, videos, steps=(3,))
-    fine = attributor.attribute(sample.states, videos, steps=(3, 48))
+    attributor = attributor_of(networks)
+    rough = attributor.attribute(Decisions(sample.states, videos), steps=(3,))
+    fine = attributor.attribute(Decisions(sample.states, videos), steps=(3, 48))
     again = rough.relative_gap > MAX_RELATIVE_GAP
     assert again.any()
     np.testing.assert_array_equal(fine.steps, np.where(again, 48, 3))
@@ -197,13 +204,21 @@ def test_a_video_outside_of_the_catalogue_is_refused(
     networks: IQLNetworks, sample: planted.Planted, video: int
 ) -> None:
     """Otherwise index -1 silently explains the last video."""
-    attributor = MarginAttributor(networks, planted.BASELINE)
+    attributor = attributor_of(networks)
     with pytest.raises(ValueError, match=f"0 to {planted.VIDEOS - 1}, got {video}"):
-        attributor.attribute(sample.states[:1], np.array([video]))
-    with pytest.raises(ValueError, match=r"\(2, 96\) and \(1,\)"):
-        attributor.attribute(sample.states[:2], np.array([0]))
+        attributor.attribute(Decisions(sample.states[:1], np.array([video])))
+    with pytest.raises(ValueError, match=f"0 to {planted.VIDEOS - 1}, got {video}"):
+        attributor.attribute(Decisions(sample.states[:1], np.array([0]), np.array([video])))
+
+
+def test_decisions_must_fit_together(sample: planted.Planted) -> None:
+    """Otherwise one video is explained in the state of another."""
+    with pytest.raises(ValueError, match=r"\(2, 96\), \(1,\) and \(1,\)"):
+        Decisions(sample.states[:2], np.array([0]))
+    with pytest.raises(ValueError, match=r"\(2,\) and \(1,\)"):
+        Decisions(sample.states[:2], np.array([0, 1]), np.array([0]))
     with pytest.raises(ValueError, match="B > 0"):
-        attributor.attribute(sample.states[:0], np.zeros(0, dtype=np.int64))
+        Decisions(sample.states[:0], np.zeros(0, dtype=np.int64))
 
 
 def test_the_baseline_averages_the_training_part_alone(tiny_dataset: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.interpret import words
-from noetik_rllib.interpret.attribution import Attribution, Baseline
+from noetik_rllib.interpret.attribution import Attribution
+from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Choice, Explanation
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
@@ -77,8 +78,8 @@ def attribution(**values: float) -> Attribution:
         events=events,
         user=user,
         context=context,
-        margin=np.array([1.0 + total]),
-        baseline_margin=np.array([1.0]),
+        value=np.array([1.0 + total]),
+        baseline_value=np.array([1.0]),
         gap=np.zeros(1),
         steps=np.array([32]),
     )

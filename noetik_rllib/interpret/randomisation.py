@@ -1,0 +1,126 @@
+"""Do attributions depend on what was learnt? The model-randomisation check (Adebayo et al. 2018).
+
+Weights are made random from the output towards the input, stage by stage, and attributions of the
+same decisions are taken again. Where they stay alike, they show the input and not the policy.
+
+Random means shuffled: the numbers of each weight change places among themselves, so that every
+layer keeps its scale. Weights as they were drawn before training would not do: the networks start
+with a query that is the mean of the history, and so as a policy that recommends what is like it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import rankdata
+from torch import nn
+
+from noetik_rllib.evaluation.figures import mean_intervals
+from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.iql.networks import Actor, IQLNetworks
+
+#: Stages, from the output to the input: name -> the parts of the actor that are made random then.
+STAGES: dict[str, Callable[[Actor], list[nn.Module]]] = {
+    "query": lambda actor: [actor.query, actor.item_bias],
+    "transformer": lambda actor: [actor.encoder.blocks, actor.encoder.norm, actor.encoder.refine],
+    "tokens": lambda actor: [
+        actor.encoder.user,
+        actor.encoder.context,
+        actor.encoder.answer,
+        actor.encoder.recency,
+        actor.encoder.weigh,
+    ],
+    "videos": lambda actor: [actor.tower],
+}
+#: Random weights that attributions are compared with. Those of one draw may happen to value recent
+#: events as the policy does, or the other way round; it is the same for all decisions.
+DRAWS = 4
+
+
+class RandomisationResult(BaseModel):
+    """Within-decision rank correlations of attributions before and after, by stage.
+
+    A stage holds those before it; the last is a policy of random weights. Means over ``DRAWS``.
+
+    Attributes:
+        decisions: recommendations with two events or more.
+        stages: stage -> correlation of the sizes of the events' attributions.
+        signed: the same of the attributions with their signs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decisions: int
+    stages: dict[str, Interval]
+    signed: dict[str, Interval]
+
+
+@torch.no_grad()
+def shuffled(networks: IQLNetworks, stages: int, seed: int) -> IQLNetworks:
+    """Return a copy of networks in which the actor's first ``stages`` stages are random."""
+    generator = torch.Generator().manual_seed(seed)
+    result = copy.deepcopy(networks)
+    for parts in list(STAGES.values())[:stages]:
+        for part in parts(result.actor):
+            for weight in part.parameters():
+                order = torch.randperm(weight.numel(), generator=generator)
+                weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
+    return result.eval()
+
+
+def randomisation(
+    networks: IQLNetworks,
+    attribute: Callable[[IQLNetworks], np.ndarray],
+    present: np.ndarray,
+    seed: int,
+) -> RandomisationResult:
+    """Compare attributions of events with those of ever more random weights.
+
+    Args:
+        networks: the policy.
+        attribute: returns attributions of the same decisions' events by networks, (B, H).
+        present: which slots are taken, (B, H) bool.
+        seed: of the random weights and of the intervals.
+
+    Raises:
+        ValueError: no decision has two events.
+    """
+    enough = present.sum(axis=1) > 1
+    if not enough.any():
+        raise ValueError("no decision has two events, whose ranks could be compared")
+    there, before = present[enough], attribute(networks)[enough]
+    sizes, signed = {}, {}
+    for place, stage in enumerate(STAGES, start=1):
+        found = np.zeros((len(before), 2))
+        for draw in range(DRAWS):
+            after = attribute(shuffled(networks, place, DRAWS * seed + draw))[enough]
+            found[:, 0] += rank_correlation(np.abs(before), np.abs(after), there)
+            found[:, 1] += rank_correlation(before, after, there)
+        sizes[stage], signed[stage] = mean_intervals(found / DRAWS, seed)
+    return RandomisationResult(decisions=int(enough.sum()), stages=sizes, signed=signed)
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Spearman's correlation over the events of each decision, (B,).
+
+    0 where all events of a decision are valued alike by one of the two.
+
+    Args:
+        one: (B, H).
+        other: (B, H).
+        present: which slots count, (B, H) bool; two or more of each decision.
+    """
+    ranks = [
+        rankdata(np.where(present, values, np.nan), axis=1, nan_policy="omit")
+        for values in (one, other)
+    ]
+    count = present.sum(axis=1, keepdims=True)
+    x, y = (
+        np.where(present, rank - (count + 1) / 2, 0.0) for rank in ranks
+    )  # mean rank of n is (n + 1) / 2, also with ties
+    spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return np.asarray((x * y).sum(axis=1) / np.where(spread > 0, spread, 1.0))
