@@ -56,7 +56,8 @@ def evaluate(
     """Evaluate a run's policy against behaviour cloning, popularity, chance and more.
 
     In sessions with simulated users held out from training, off-policy on the random log, by fitted
-    Q evaluation on the standard log, as a ranker of logged videos, and by what it shows to whom.
+    Q evaluation on the standard log, as a ranker of logged videos, by what it shows to whom, and by
+    how far explanations of what it recommends can be trusted.
     Writes RUN/metrics.json and RUN/plots.
     """
     from noetik_rllib.cli.evaluation_tables import (
@@ -66,6 +67,10 @@ def evaluate(
         legend,
         remarks,
         scoreboard,
+    )
+    from noetik_rllib.cli.interpretability_tables import (
+        faithfulness_table,
+        interpretability_remarks,
     )
     from noetik_rllib.evaluation.evaluate import evaluate as evaluate_run
     from noetik_rllib.report.evaluation_plots import write_plots
@@ -98,3 +103,9 @@ def evaluate(
     console.print()
     console.print(leaving(result))
     console.print(remarks(result), style="dim", highlight=False, markup=False)
+    explained = result.interpretability
+    if explained:
+        console.print()
+        console.print(faithfulness_table(explained))
+        said = interpretability_remarks(explained)
+        console.print(said, style="dim", highlight=False, markup=False)

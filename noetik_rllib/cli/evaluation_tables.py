@@ -32,6 +32,7 @@ _SECTIONS = {
     "fitted_q": "fitted Q evaluation",
     "ranking_random": "ranking of random exposures",
     "ranking_test": "ranking of the standard log",
+    "interpretability": "measures of explanations",
 }
 
 
@@ -42,7 +43,7 @@ def label(policy: str) -> str:
 
 def scoreboard(result: EvaluationResult) -> Table:
     """The mean reward of every policy by every kind of evidence, and how personal it is."""
-    table = _table("policy", "simulated", "fitted Q", "DR", "of logged", "GAUC", "overlap")
+    table = plain_table("policy", "simulated", "fitted Q", "DR", "of logged", "GAUC", "overlap")
     if result.true_sessions:
         table.add_column("truth", justify="right", no_wrap=True)
     few = result.sessions.users < _LEAST_USERS
@@ -115,7 +116,7 @@ def _marked(figure: _Figure, *, few: bool = False) -> str:
 def comparison(result: EvaluationResult) -> Table:
     """The policies in simulated sessions, side by side; ``noetik demo`` prints the same."""
     sessions = result.sessions
-    table = _table("policy", *(heading for _, heading in _COLUMNS), "videos")
+    table = plain_table("policy", *(heading for _, heading in _COLUMNS), "videos")
     for name, metrics in sessions.policies.items():
         table.add_row(
             label(name),
@@ -138,7 +139,7 @@ def groups(result: EvaluationResult) -> Table | None:
     if max(users.values()) < _LEAST_USERS:
         return None
     heads = (f"{name} ({users[name]:,})" for name in names)
-    table = _table("reward by activity", *heads)
+    table = plain_table("reward by activity", *heads)
     for policy, figures in activity.items():
         cells = [
             figures[name].metrics.get("reward") if users[name] >= _LEAST_USERS else None
@@ -157,7 +158,7 @@ def leaving(result: EvaluationResult) -> Table:
     sessions = result.sessions
     first, *others = sessions.quit_windows
     windows = (f"window {first}", *map(str, others))
-    table = _table("reward of a session", "to the end", "patience", *windows)
+    table = plain_table("reward of a session", "to the end", "patience", *windows)
     for name, metrics in sessions.policies.items():
         rules = (sessions.patience, *sessions.quit_windows.values())
         table.add_row(
@@ -169,7 +170,8 @@ def leaving(result: EvaluationResult) -> Table:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """A table without lines: a column of names, then columns of figures."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first, no_wrap=True)
     for heading in others:
@@ -212,7 +214,7 @@ def remarks(result: EvaluationResult) -> str:
     """What a reader must know to read the table of sessions."""
     sessions = result.sessions
     lines = [
-        f"Reward {label(result.policy)} minus {label(name)}: {_signed(difference['reward'])}"
+        f"Reward {label(result.policy)} minus {label(name)}: {signed(difference['reward'])}"
         for name, difference in sessions.differences.items()
     ]
     lines += [
@@ -280,5 +282,6 @@ def _interval(interval: Interval) -> str:
     return f"{interval.mean:.3f} ± {(interval.high - interval.low) / 2:.3f}"
 
 
-def _signed(interval: Interval) -> str:
+def signed(interval: Interval) -> str:
+    """A mean with its sign, and its interval."""
     return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

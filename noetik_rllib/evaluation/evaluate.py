@@ -37,9 +37,14 @@ from noetik_rllib.evaluation.random_log import RandomLog
 from noetik_rllib.evaluation.ranking import Scorer, ranking
 from noetik_rllib.evaluation.result import Validation
 from noetik_rllib.evaluation.session_groups import session_groups
-from noetik_rllib.evaluation.sessions import SessionLog
+from noetik_rllib.evaluation.sessions import SessionLog, SessionStarts
 from noetik_rllib.evaluation.stages import Stages
 from noetik_rllib.evaluation.validation import choose_snapshot
+from noetik_rllib.interpret.measure import (
+    DEFAULT_DECISIONS,
+    InterpretabilityResult,
+    interpretability,
+)
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run
 
@@ -64,6 +69,7 @@ _JUDGING = {
     "ranking of what the platform showed": 10.0,
     "Q against answers": 20.0,
     "exposure": 10.0,
+    "explanations": 60.0,
 }
 _TRUTH = {"sessions with true users": 60.0}
 
@@ -119,6 +125,7 @@ def evaluate(
     if truth is not None:
         with task.stages("sessions with true users") as update:
             true_sessions = compare(policies, truth, lambda doing, share: update(share))[0]
+    explained = task.explained(course.starts, world)
     result = EvaluationResult(
         policy=policies[0].name,
         reward=task.dataset.manifest.reward,
@@ -128,6 +135,7 @@ def evaluate(
         groups=session_groups(logs, course, task.dataset, seed),
         exposure=task.exposure(policies, course, logs),
         true_sessions=true_sessions,
+        interpretability=explained,
         missing=task.missing,
         provenance=Provenance.of(run, task.iteration, task.dataset, world, max_rows),
         **sections,
@@ -188,6 +196,24 @@ class _Task:
                 shown[policy.name] = exposure(policy, course.starts, log, self.dataset, self.seed)
                 update(number / len(policies))
         return shown
+
+    def explained(self, starts: SessionStarts, world: Path | None) -> InterpretabilityResult | None:
+        """How far explanations of the run's own policy can be trusted."""
+        first = slice(None, None, len(starts.seeds))
+        with self.stages("explanations") as update:
+            try:
+                return interpretability(
+                    self.run.networks(self.iteration),
+                    self.dataset,
+                    starts.states[first][:DEFAULT_DECISIONS],
+                    starts.user_id[first][:DEFAULT_DECISIONS],
+                    seed=self.seed,
+                    world=world,
+                    progress=update,
+                )
+            except NoEvidenceError as error:
+                self.missing["interpretability"] = str(error)
+        return None
 
     def by_log(
         self, policies: list[Policy], course: JudgedCourse, max_rows: int | None

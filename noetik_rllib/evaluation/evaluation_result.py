@@ -20,12 +20,13 @@ from noetik_rllib.evaluation.q_correlation import QCorrelationResult
 from noetik_rllib.evaluation.ranking import RankingResult
 from noetik_rllib.evaluation.result import Judge, SessionsResult, Validation
 from noetik_rllib.evaluation.session_groups import SessionGroups
+from noetik_rllib.interpret.measure import InterpretabilityResult
 from noetik_rllib.io import write_json
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run
 
 METRICS_NAME = "metrics.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 class Provenance(BaseModel):
@@ -98,6 +99,8 @@ class EvaluationResult(BaseModel):
     q_correlation: QCorrelationResult | None = None
     #: The same sessions with the true users of a synthetic world.
     true_sessions: SessionsResult | None = None
+    #: How far explanations of the run's own policy can be trusted.
+    interpretability: InterpretabilityResult | None = None
     #: Section -> what the dataset lacks for it.
     missing: dict[str, str] = {}
     provenance: Provenance | None = None

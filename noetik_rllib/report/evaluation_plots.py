@@ -13,6 +13,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.io import atomic_path
+from noetik_rllib.report.faithfulness_plots import faithfulness_figure
 
 PLOTS_NAME = "plots"
 #: Okabe and Ito's, told apart by every kind of sight.
@@ -160,4 +161,9 @@ def _plain(name: str) -> str:
     return ours.get(name, name.replace("_", " "))
 
 
-_PLOTS = {"reward": reward_by_evidence, "quit_windows": quit_windows, "groups": groups}
+_PLOTS = {
+    "reward": reward_by_evidence,
+    "quit_windows": quit_windows,
+    "groups": groups,
+    "faithfulness": faithfulness_figure,
+}

@@ -17,7 +17,7 @@ from noetik_rllib.report.svg import COLOURS, FAINT, INK, style, to_svg
 
 #: Width in inches. One point of the drawing is then about one pixel of a phone's screen, so 11 pt
 #: text stays 11 px there.
-_WIDTH = 4.6
+WIDTH = 4.6
 #: The plot of a history stands in a wider column.
 _HISTORY_WIDTH = 5.4
 _FOR, _AGAINST = COLOURS[0], COLOURS[1]
@@ -107,7 +107,7 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name curves at their right ends, moved apart where they end close together."""
     scale = axes.yaxis.get_transform().transform
     low, high = scale(np.array(axes.get_ylim()))
@@ -137,7 +137,7 @@ def training_plots(progress: Sequence[dict[str, float]]) -> list[Plot]:
         if not columns or not len(steps):
             continue
         with style():
-            figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
+            figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
             axes = figure.subplots()
             ends, said = [], []
             for (column, label), colour in zip(columns, COLOURS, strict=False):
@@ -163,7 +163,7 @@ def training_plots(progress: Sequence[dict[str, float]]) -> list[Plot]:
             )
             axes.grid(axis="x", visible=False)
             if len(columns) > 1:
-                _end_labels(axes, ends)
+                end_labels(axes, ends)
             svg = to_svg(
                 figure,
                 f"training-{curve.name}",
@@ -182,7 +182,7 @@ def evaluation_plot(result: EvaluationResult, metric: str) -> Plot:
     )
     label = metric.replace("_", " ")
     with style():
-        figure = Figure(figsize=(_WIDTH, 0.75 + 0.3 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.75 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for place, (name, interval) in enumerate(rows):
             colour = COLOURS[0] if name == result.policy else INK

@@ -292,8 +292,8 @@ def test_damaged_metrics_are_named(run: Run) -> None:
     for content, message in (
         ("{", "not JSON"),
         ("[]", "format version None"),
-        ('{"format_version": 1}', "format version 1; this release reads 3"),
-        ('{"format_version": 3}', "is damaged: policy: Field required"),
+        ('{"format_version": 1}', "format version 1; this release reads 4"),
+        ('{"format_version": 4}', "is damaged: policy: Field required"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=message):
