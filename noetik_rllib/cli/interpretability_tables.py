@@ -15,12 +15,19 @@ if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.interpret.measure import InterpretabilityResult
 
 _LABELS = {
-    "attribution": "attributions (used)",
+    "attribution": "attributions",
     "gradient": "size of gradients",
     "gradient_times_input": "gradient x input",
     "attention": "attention rollout",
     "raw_attention": "raw attention",
     "random": "random order",
+}
+#: Measure -> heading.
+_HEADINGS = {
+    "comprehensiveness": "compreh.",
+    "sufficiency": "suffic.",
+    "deletion": "deletion",
+    "insertion": "insertion",
 }
 #: The interval of an order less random ones is above, or below, 0.
 _MORE, _LESS = "▲", "▼"
@@ -29,11 +36,11 @@ _MORE, _LESS = "▲", "▼"
 def faithfulness_table(result: InterpretabilityResult) -> Table:
     """How faithful each order of events is, and in a synthetic world how many causes it finds."""
     faithful = result.faithfulness
-    headings = ["comprehensiveness", "sufficiency", "deletion", "insertion"]
     known = result.truth.causes.get("same_taste") if result.truth else None
-    table = plain_table("events in order of", *headings, *(["true causes"] if known else []))
+    columns = [*_HEADINGS.values(), *(["causes"] if known else [])]
+    table = plain_table("events in order of", *columns)
     for name, figures in faithful.orders.items():
-        cells = [_cell(figures, measure) for measure in headings]
+        cells = [_cell(figures, measure) for measure in _HEADINGS]
         if known:
             cells.append(f"{known.precision[name].mean:.0%}")
         style = "bold" if name == "attribution" else None
@@ -63,8 +70,8 @@ def interpretability_remarks(result: InterpretabilityResult) -> str:
     ]
     if result.truth and "same_taste" in result.truth.causes:
         lines[0] += (
-            " True causes: their share among the three events named first (of the same taste as "
-            "the video, by the world's own equations)."
+            " Causes: the share of true ones among the three events named first (of the same "
+            "taste as the video, by the world's own equations)."
         )
     sources = ", ".join(
         f"{name} {words.percent(value.mean)}" for name, value in result.sources.items()
@@ -81,7 +88,12 @@ def interpretability_remarks(result: InterpretabilityResult) -> str:
         f"{ours.mean:.2f} (gradient x input {theirs.mean:.2f}; 0 is perfect, 1 is knowing "
         f"nothing). Sensitivity {words.percent(result.sensitivity.mean)}.",
         "With random weights the attributions' ranks correlate with the policy's by "
-        f"{signed(random.stages[last])} (1: explanations would show the state and not the policy). "
-        f"Attention's correlate with them by {signed(result.attention_agreement)}.",
+        f"{signed(random.stages[last])} (1: explanations would show the state and not the policy)."
+        + _agreement(result),
     ]
     return "\n".join(lines)
+
+
+def _agreement(result: InterpretabilityResult) -> str:
+    found = result.behaviour.everyone.correlation if result.behaviour else None
+    return "" if found is None else f" Attention's correlate with them by {signed(found)}."

@@ -11,17 +11,17 @@ from pydantic import BaseModel, ConfigDict
 from noetik_rllib.data.world import SyntheticWorld
 from noetik_rllib.errors import NoEvidenceError
 from noetik_rllib.evaluation.figures import mean_intervals
+from noetik_rllib.evaluation.groups import activity_groups
 from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.interpret.attention import event_attention_of, raw_attention_of
 from noetik_rllib.interpret.attribution import Attribution, Attributor
 from noetik_rllib.interpret.baseline import Baseline
+from noetik_rllib.interpret.behaviour_curves import BehaviourCurves, behaviour_curves
 from noetik_rllib.interpret.decisions import Decisions, first_choices
 from noetik_rllib.interpret.faithfulness import FaithfulnessResult, faithfulness
 from noetik_rllib.interpret.groups import Group, user_groups
-from noetik_rllib.interpret.randomisation import (
-    RandomisationResult,
-    randomisation,
-    rank_correlation,
-)
+from noetik_rllib.interpret.randomisation import RandomisationResult, randomisation
+from noetik_rllib.interpret.rank_correlation import MIN_EVENTS
 from noetik_rllib.interpret.robustness import infidelity_of, sensitivity_of
 from noetik_rllib.interpret.saliency import Saliency, saliency
 from noetik_rllib.interpret.scores import MarginScore
@@ -83,8 +83,8 @@ class InterpretabilityResult(BaseModel):
         randomisation: whether attributions change when weights do.
         concentration: on how few events a recommendation rests.
         sources: share of history, profile and situation in all influence.
-        attention_agreement: rank correlation, over a history's events, of attention and the size
-            of attributions.
+        behaviour: which kinds of events the policy reads, by attention and by attributions, and
+            how far the two agree; None where no history has anything to tell.
         truth: precision against the true causes, in a synthetic world.
     """
 
@@ -98,11 +98,13 @@ class InterpretabilityResult(BaseModel):
     randomisation: RandomisationResult
     concentration: Concentration
     sources: dict[str, Interval]
-    attention_agreement: Interval
+    behaviour: BehaviourCurves | None
     truth: TruthResult | None = None
 
 
-def event_orders(attribution: Attribution, measures: Saliency) -> dict[str, np.ndarray]:
+def event_orders(
+    networks: IQLNetworks, decisions: Decisions, attribution: Attribution, gradients: Saliency
+) -> dict[str, np.ndarray]:
     """Name every order of events that is compared, (B, H) each; the highest comes first.
 
     Attributions have signs, so what speaks for a video comes first; the size of a gradient and
@@ -110,10 +112,10 @@ def event_orders(attribution: Attribution, measures: Saliency) -> dict[str, np.n
     """
     return {
         "attribution": attribution.events,
-        "gradient": measures.gradient,
-        "gradient_times_input": measures.gradient_times_input,
-        "attention": measures.attention,
-        "raw_attention": measures.raw_attention,
+        "gradient": gradients.gradient,
+        "gradient_times_input": gradients.gradient_times_input,
+        "attention": event_attention_of(networks, decisions.states),
+        "raw_attention": raw_attention_of(networks, decisions.states),
     }
 
 
@@ -139,15 +141,17 @@ def interpretability(
         progress: called with the share that is done, 0 to 1.
 
     Raises:
-        NoEvidenceError: fewer than two users have events in their histories, or there are fewer
-            than two candidates.
+        NoEvidenceError: fewer than two users have events enough in their histories, or there are
+            fewer than two candidates.
     """
     report = progress or (lambda share: None)
     networks = networks.eval()
     present = dataset.layout.unpack(states).present
-    several = present.sum(axis=1) > 1
+    several = present.sum(axis=1) >= MIN_EVENTS
     if several.sum() < 2:
-        raise NoEvidenceError("fewer than two held-out users have two events in their history")
+        raise NoEvidenceError(
+            f"fewer than two held-out users have {MIN_EVENTS} events in their history"
+        )
     states, user_id, present = states[several], user_id[several], present[several]
     mapping = dataset.manifest.mapping
     try:
@@ -158,11 +162,11 @@ def interpretability(
     attributor = Attributor(MarginScore(networks), baseline, groups)
     attribution = attributor.attribute(decisions)
     report(0.2)
-    measures = saliency(attributor.score, decisions)
-    orders = event_orders(attribution, measures)
+    gradients = saliency(attributor.score, decisions)
+    orders = event_orders(networks, decisions, attribution, gradients)
     faithful = faithfulness(attributor, decisions, orders, seed)
     report(0.5)
-    infidelity = _infidelity(attributor, decisions, attribution, measures, seed)
+    infidelity = _infidelity(attributor, decisions, attribution, gradients, seed)
     report(0.6)
     few = decisions[slice(0, _SENSITIVITY_DECISIONS)]
     sensitivity = mean_intervals(sensitivity_of(attributor, few, seed)[:, None], seed)[0]
@@ -174,7 +178,18 @@ def interpretability(
         loaded = SyntheticWorld.load(world)
         causes = true_causes(loaded, dataset, decisions, user_id)
         known = truth(orders, causes, present, seed)
-    agreement = rank_correlation(measures.attention, np.abs(attribution.events), present)
+    behaviour = behaviour_curves(
+        states=states,
+        user_id=user_id,
+        recommended=decisions.videos,
+        attention=orders["attention"],
+        attribution=attribution.events,
+        layout=dataset.layout,
+        catalog=dataset.catalog,
+        groups=activity_groups(dataset),
+        seed=seed,
+        log=mapping.log,
+    )
     gap = attribution.relative_gap
     return InterpretabilityResult(
         decisions=len(decisions),
@@ -187,9 +202,9 @@ def interpretability(
         infidelity=infidelity,
         sensitivity=sensitivity,
         randomisation=random,
-        concentration=concentration(attribution, measures.attention, present, seed),
+        concentration=concentration(attribution, orders["attention"], present, seed),
         sources=_sources(attribution, seed),
-        attention_agreement=mean_intervals(agreement[:, None], seed)[0],
+        behaviour=behaviour,
         truth=known,
     )
 
@@ -198,13 +213,13 @@ def _infidelity(
     attributor: Attributor,
     decisions: Decisions,
     attribution: Attribution,
-    measures: Saliency,
+    gradients: Saliency,
     seed: int,
 ) -> dict[str, Interval]:
     """Infidelity of attributions, and of gradients times inputs, which know no profile."""
     slots = attribution.events.shape[1]
     others = np.zeros_like(attribution.all)
-    others[:, :slots] = measures.gradient_times_input
+    others[:, :slots] = gradients.gradient_times_input
     values = [
         infidelity_of(attributor, decisions, parts, seed) for parts in (attribution.all, others)
     ]

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import rankdata
 from torch import nn
 
 from noetik_rllib.evaluation.figures import mean_intervals
 from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.interpret.rank_correlation import MIN_EVENTS, spearman_of_rows
 from noetik_rllib.iql.networks import Actor, IQLNetworks
 
 #: Stages, from the output to the input: name -> the parts of the actor that are made random then.
@@ -47,7 +47,7 @@ class RandomisationResult(BaseModel):
     A stage holds those before it; the last is a policy of random weights. Means over ``DRAWS``.
 
     Attributes:
-        decisions: recommendations with two events or more.
+        decisions: recommendations with three events or more.
         stages: stage -> correlation of the sizes of the events' attributions.
         signed: the same of the attributions with their signs.
     """
@@ -87,40 +87,20 @@ def randomisation(
         seed: of the random weights and of the intervals.
 
     Raises:
-        ValueError: no decision has two events.
+        ValueError: no decision has events enough to compare their ranks.
     """
-    enough = present.sum(axis=1) > 1
+    enough = present.sum(axis=1) >= MIN_EVENTS
     if not enough.any():
-        raise ValueError("no decision has two events, whose ranks could be compared")
+        raise ValueError(f"no decision has {MIN_EVENTS} events, whose ranks could be compared")
     there, before = present[enough], attribute(networks)[enough]
     sizes, signed = {}, {}
     for place, stage in enumerate(STAGES, start=1):
         found = np.zeros((len(before), 2))
         for draw in range(DRAWS):
             after = attribute(shuffled(networks, place, DRAWS * seed + draw))[enough]
-            found[:, 0] += rank_correlation(np.abs(before), np.abs(after), there)
-            found[:, 1] += rank_correlation(before, after, there)
+            pairs = ((np.abs(before), np.abs(after)), (before, after))
+            columns = [spearman_of_rows(one, other, there) for one, other in pairs]
+            # Where all events are valued alike, ranks agree with nothing.
+            found += np.nan_to_num(np.column_stack(columns))
         sizes[stage], signed[stage] = mean_intervals(found / DRAWS, seed)
     return RandomisationResult(decisions=int(enough.sum()), stages=sizes, signed=signed)
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over the events of each decision, (B,).
-
-    0 where all events of a decision are valued alike by one of the two.
-
-    Args:
-        one: (B, H).
-        other: (B, H).
-        present: which slots count, (B, H) bool; two or more of each decision.
-    """
-    ranks = [
-        rankdata(np.where(present, values, np.nan), axis=1, nan_policy="omit")
-        for values in (one, other)
-    ]
-    count = present.sum(axis=1, keepdims=True)
-    x, y = (
-        np.where(present, rank - (count + 1) / 2, 0.0) for rank in ranks
-    )  # mean rank of n is (n + 1) / 2, also with ties
-    spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    return np.asarray((x * y).sum(axis=1) / np.where(spread > 0, spread, 1.0))

@@ -13,6 +13,7 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import EvaluationResult
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.io import atomic_path
+from noetik_rllib.report.behaviour_plots import behaviour_figure
 from noetik_rllib.report.faithfulness_plots import faithfulness_figure
 
 PLOTS_NAME = "plots"
@@ -161,9 +162,15 @@ def _plain(name: str) -> str:
     return ours.get(name, name.replace("_", " "))
 
 
+def _behaviour(result: EvaluationResult) -> Figure | None:
+    explained = result.interpretability
+    return behaviour_figure(explained.behaviour) if explained and explained.behaviour else None
+
+
 _PLOTS = {
     "reward": reward_by_evidence,
     "quit_windows": quit_windows,
     "groups": groups,
     "faithfulness": faithfulness_figure,
+    "behaviour": _behaviour,
 }

@@ -12,10 +12,13 @@ from scipy.stats import spearmanr
 from noetik_rllib.data.mapping import LogFiles, kuairand
 from noetik_rllib.evaluation.groups import Groups
 from noetik_rllib.interpret.attention import event_attention_of
-from noetik_rllib.interpret.attribution import MarginAttributor
+from noetik_rllib.interpret.attribution import Attributor
 from noetik_rllib.interpret.behaviour_curves import BehaviourCurves, UserCurves, behaviour_curves
+from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.event_kinds import event_kinds
 from noetik_rllib.interpret.rank_correlation import spearman_of_rows
+from noetik_rllib.interpret.scores import MarginScore
+from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.catalog import Catalog
 from noetik_rllib.state import (
     AGE,
@@ -328,18 +331,17 @@ def test_rank_correlation_is_that_of_each_row() -> None:
     assert 0 < np.isnan(got).sum() < 150
 
 
-def test_a_planted_cause_is_seen_in_the_curves() -> None:
+def test_a_planted_cause_is_seen_in_the_curves(planted_policy: IQLNetworks) -> None:
     """Curves would not show what drives a policy: this one follows the one event of the same tag
     among 3 to 8, which should get most of the attribution.
     """
-    networks = planted.trained(300)
     sample = planted.draw(np.random.default_rng(6), 100)
-    attribution = MarginAttributor(networks, planted.BASELINE).attribute(
-        sample.states, sample.target
+    attribution = Attributor(MarginScore(planted_policy), planted.BASELINE).attribute(
+        Decisions(sample.states, sample.target)
     )
     found = everyone(
         sample.states,
-        event_attention_of(networks, sample.states),
+        event_attention_of(planted_policy, sample.states),
         attribution.events,
         recommended=sample.target,
         layout=planted.LAYOUT,

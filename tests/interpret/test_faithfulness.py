@@ -23,13 +23,11 @@ from noetik_rllib.interpret.faithfulness import (
 from noetik_rllib.interpret.randomisation import (
     STAGES,
     randomisation,
-    rank_correlation,
     shuffled,
 )
 from noetik_rllib.interpret.robustness import infidelity_of, sensitivity_of
 from noetik_rllib.interpret.saliency import saliency
 from noetik_rllib.interpret.scores import MarginScore
-from noetik_rllib.iql.interpretability import event_attention
 from noetik_rllib.iql.networks import IQLNetworks
 from tests.interpret import planted
 
@@ -205,19 +203,15 @@ def test_sensitivity_is_small_and_repeats(attributor: Attributor, decisions: Dec
     assert np.median(found) < 0.2
 
 
-def test_gradients_and_attention_are_those_of_the_network(
+def test_gradients_are_those_of_the_network(
     networks: IQLNetworks, attributor: Attributor, decisions: Decisions
 ) -> None:
-    """Otherwise attributions are compared with something that nobody calls by these names."""
+    """Otherwise attributions are compared with something that nobody calls a gradient."""
     few = decisions[slice(0, 5)]
     found = saliency(attributor.score, few)
     encoder = networks.actor.encoder
     states = torch.as_tensor(few.states)
     tokens = encoder.embed(networks.features, states)
-    attention: list[torch.Tensor] = []
-    encoder.encode(tokens, attention)
-    rollout = event_attention(attention, tokens.present)
-    np.testing.assert_allclose(found.attention, rollout.detach(), atol=1e-6)
     # Finite differences of the score along each event's own token.
     base = attributor.value(few)
     step = 1e-2
@@ -269,20 +263,3 @@ def test_random_weights_are_a_shuffle_of_every_weight(networks: IQLNetworks) -> 
             assert not torch.equal(before, after), name
     for before, after in zip(networks.q.parameters(), random.q.parameters(), strict=True):
         torch.testing.assert_close(before, after)
-
-
-def test_rank_correlation_is_spearmans() -> None:
-    """Otherwise agreement between measures is not what its name says."""
-    from scipy.stats import spearmanr
-
-    rng = np.random.default_rng(10)
-    one, other = rng.integers(0, 4, size=(2, 20, 8)).astype(float)
-    present = np.arange(8) < rng.integers(3, 9, size=20)[:, None]
-    found = rank_correlation(one, other, present)
-    for row in range(20):
-        kept = present[row]
-        if np.ptp(one[row, kept]) and np.ptp(other[row, kept]):
-            expected = spearmanr(one[row, kept], other[row, kept]).statistic
-            assert found[row] == pytest.approx(expected)
-        else:
-            assert found[row] == 0
