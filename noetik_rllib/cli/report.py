@@ -1,4 +1,4 @@
-"""``noetik report``: one HTML page that shows a run."""
+"""``noetik report``: one HTML page that shows a run, or a sweep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import click
 
 from noetik_rllib.cli.console import progress_bar
 from noetik_rllib.cli.types import PATH
+from noetik_rllib.errors import UserError
+from noetik_rllib.sweeps.search import is_sweep
 
 
 @click.command(epilog="Example: noetik report runs/demo --user 17 --user 42")
@@ -21,7 +23,13 @@ from noetik_rllib.cli.types import PATH
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the path and the users as JSON.")
 def report(run: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Write RUN/report.html: training, evaluation and explained recommendations on one page."""
+    """Write RUN/report.html: training, evaluation and explained recommendations on one page.
+
+    Of a sweep's folder: its Pareto front, its parameters and all its trials.
+    """
+    if is_sweep(run):
+        _report_sweep(run, names, as_json)
+        return
     from noetik_rllib.interpret.explanation import Explainer, default_users
     from noetik_rllib.report.page import write_report
     from noetik_rllib.runs import Run
@@ -44,3 +52,13 @@ def report(run: Path, names: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"report": str(path), "users": list(named)}))
     else:
         click.echo(path)
+
+
+def _report_sweep(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
+    from noetik_rllib.report.sweep_page import write_sweep_report
+    from noetik_rllib.sweeps.sweep import show_sweep
+
+    if names:
+        raise UserError(f"{folder} is a sweep: --user explains a run, such as {folder}/trials/0000")
+    path = write_sweep_report(show_sweep(folder), folder)
+    click.echo(json.dumps({"report": str(path)}) if as_json else path)

@@ -89,6 +89,13 @@ def prepare_course(
     """
     starts = held_out_starts(dataset, users, seeds, seed)
     model = fit_response_model(dataset, "judge", seed=seed, progress=progress)
+    return judged_course(dataset, model, starts)
+
+
+def judged_course(
+    dataset: OfflineDataset, model: ResponseModel, starts: SessionStarts
+) -> JudgedCourse:
+    """The course whose judge is ``model``, fitted on the part ``judge``; see ``prepare_course``."""
     held_out = dataset.users.user_id[dataset.users.held_out]
     quality = assess(model, dataset, "test", held_out)
     assert quality is not None  # there are start states, hence rows

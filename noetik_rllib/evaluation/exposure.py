@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from noetik_rllib.data.estimators import gini
-from noetik_rllib.evaluation.figures import named
+from noetik_rllib.evaluation.figures import named, sums_by_user
 from noetik_rllib.evaluation.intervals import bootstrap_ratio
 from noetik_rllib.evaluation.policies import Policy
 from noetik_rllib.evaluation.result import Interval
@@ -101,13 +101,7 @@ def list_figures(
     count = np.bincount(lists.ravel(), minlength=len(shown))
     surprise = -np.log2((shown + 1) / (shown.sum() + len(shown)))
     users, user = np.unique(user_id, return_inverse=True)
-    distance, pairs = _tag_distances(lists, tags)
-    novelty = surprise[lists].sum(axis=1)
-    sums = np.zeros((len(users), 2))
-    counts = np.zeros((len(users), 2))
-    np.add.at(sums, user, np.column_stack([distance, novelty]))
-    np.add.at(counts, user, np.column_stack([pairs, np.full(len(lists), lists.shape[1])]))
-    intervals = named(("tag_diversity", "novelty"), bootstrap_ratio(sums, counts, seed))
+    length = np.full(len(lists), float(lists.shape[1]))
     return ListFigures(
         lists=len(lists),
         length=lists.shape[1],
@@ -115,9 +109,31 @@ def list_figures(
         coverage=float((count > 0).mean()),
         gini=gini(count),
         overlap=overlap(lists, user, len(users), len(shown)),
-        tag_diversity=intervals.get("tag_diversity"),
-        novelty=intervals["novelty"],
+        tag_diversity=tag_diversity(lists, user_id, tags, seed),
+        novelty=_ratio(surprise[lists].sum(axis=1), length, user_id, seed),
     )
+
+
+def tag_diversity(
+    lists: np.ndarray, user_id: np.ndarray, tags: np.ndarray, seed: int
+) -> Interval | None:
+    """Mean over pairs of a list's videos of 1 - Jaccard similarity of their tags.
+
+    Arguments as ``list_figures``; None where no pair has a tag.
+    """
+    distance, pairs = _tag_distances(lists, tags)
+    return _ratio(distance, pairs, user_id, seed) if pairs.any() else None
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, user_id: np.ndarray, seed: int) -> Interval:
+    """Ratio of the sums of lists (L,) to their counts (L,), with its interval over users."""
+    users, user = np.unique(user_id, return_inverse=True)
+    found = bootstrap_ratio(
+        sums_by_user(sums[:, None], user, len(users)),
+        sums_by_user(counts[:, None], user, len(users)),
+        seed,
+    )
+    return named(("ratio",), found)["ratio"]
 
 
 def overlap(lists: np.ndarray, user: np.ndarray, num_users: int, num_videos: int) -> float | None:

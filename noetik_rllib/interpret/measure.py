@@ -119,6 +119,39 @@ def event_orders(
     }
 
 
+def explained_decisions(
+    networks: IQLNetworks, dataset: OfflineDataset, states: np.ndarray, user_id: np.ndarray
+) -> tuple[Decisions, np.ndarray, np.ndarray]:
+    """Return the first choices in states whose histories can be put in an order at all.
+
+    Args:
+        networks: the policy.
+        dataset: that it was trained on.
+        states: one of each user, (U, state size).
+        user_id: whose, (U,).
+
+    Returns:
+        B decisions; whose they are, (B,); which slots of their histories are taken, (B, H) bool.
+
+    Raises:
+        NoEvidenceError: fewer than two users have events enough in their histories, or there are
+            fewer than two candidates.
+    """
+    present = dataset.layout.unpack(states).present
+    several = present.sum(axis=1) >= MIN_EVENTS
+    if several.sum() < 2:
+        raise NoEvidenceError(
+            f"fewer than two held-out users have {MIN_EVENTS} events in their history"
+        )
+    try:
+        decisions = first_choices(
+            networks, states[several], repeats=dataset.manifest.mapping.log.repeats
+        )
+    except ValueError as error:
+        raise NoEvidenceError(f"nothing to explain: {error}") from None
+    return decisions, user_id[several], present[several]
+
+
 def interpretability(
     networks: IQLNetworks,
     dataset: OfflineDataset,
@@ -146,18 +179,8 @@ def interpretability(
     """
     report = progress or (lambda share: None)
     networks = networks.eval()
-    present = dataset.layout.unpack(states).present
-    several = present.sum(axis=1) >= MIN_EVENTS
-    if several.sum() < 2:
-        raise NoEvidenceError(
-            f"fewer than two held-out users have {MIN_EVENTS} events in their history"
-        )
-    states, user_id, present = states[several], user_id[several], present[several]
-    mapping = dataset.manifest.mapping
-    try:
-        decisions = first_choices(networks, states, repeats=mapping.log.repeats)
-    except ValueError as error:
-        raise NoEvidenceError(f"nothing to explain: {error}") from None
+    decisions, user_id, present = explained_decisions(networks, dataset, states, user_id)
+    states, mapping = decisions.states, dataset.manifest.mapping
     baseline, groups = Baseline.from_dataset(dataset), user_groups(mapping)
     attributor = Attributor(MarginScore(networks), baseline, groups)
     attribution = attributor.attribute(decisions)

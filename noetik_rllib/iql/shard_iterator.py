@@ -31,6 +31,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
 from noetik_rllib.errors import UserError
+from noetik_rllib.iql.decoded_rows import held
 from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.iql.row_files import RowFile, RowFormat, Span, read_spans, spans
 from noetik_rllib.iql.settings import DataResidency
@@ -181,9 +182,9 @@ class ShardIterator:
         """Whether to keep the rows in memory.
 
         By ``auto``, if all learners' rows take half of what is free here, where the others may be
-        too; and always where streaming would hold more.
+        too; and always where they are there already, or streaming would hold more.
         """
-        if self.residency == "memory" or len(self._deal(0)) == 1:
+        if self.residency == "memory" or len(self._deal(0)) == 1 or held(self.files):
             return True
         total = sum(file.rows for file in self.files) * self.form.row_bytes
         fits: bool = total <= _MEMORY_SHARE * estimate_available_memory()
@@ -205,11 +206,20 @@ class ShardIterator:
             done += len(signals)
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
+    def _held(self) -> Rows | None:
+        """The rows of the shard in memory that processes share, if this one was handed them."""
+        decoded = held(self.files)
+        if decoded is None:
+            return None
+        rows = decoded.tensors(self.form.names, self.start, self.stop)
+        signals = np.stack([rows.pop(name).numpy() for name in self.form.signals], axis=1)
+        return {**rows, REWARD_COMPONENTS: torch.from_numpy(self.reward.components(signals))}
+
     def _from_memory(
         self, plan: Iterator[_Window], device: torch.device
     ) -> Iterator[tuple[Rows, Tensor]]:
         """Yield the rows of the shard with the order of each window."""
-        rows = self._read(self.spans)
+        rows = self._held() or self._read(self.spans)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self.rows * self.form.row_bytes <= _MEMORY_SHARE * free:

@@ -1,4 +1,4 @@
-"""The schema of ``tune_configs/*.yaml``, checked before anything starts."""
+"""The schema of ``tune_configs/*.yaml``, checked before anything starts; docs/sweeps.md has it."""
 
 from __future__ import annotations
 
@@ -6,118 +6,106 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
+from noetik_rllib.io import atomic_path
 from noetik_rllib.runs import TrainConfig
+from noetik_rllib.sweeps.outcomes import ENGAGEMENT, OUTCOMES
+from noetik_rllib.sweeps.search import Choice, Grid, RewardSearch, Strict, Uniform, check_names
 
-#: Objectives of which less is better.
-MINIMISED = ("hate",)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Uniform(_Strict):
-    """A number drawn uniformly, or log-uniformly, between two bounds."""
-
-    low: float
-    high: float
-    scale: Literal["linear", "log"] = "linear"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Uniform:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"low {self.low:g} must be above 0 on a log scale")
-        return self
+#: Names of parameters that the sweep itself sets.
+_OWN = ("data", "out")
+#: A trial's processes are the sweep's to decide: ``cpus_per_trial`` and ``gpus_per_trial``.
+_PROCESSES = ("num_learners", "gpus_per_learner")
 
 
-class Choice(_Strict):
-    """One of several values, each as likely."""
+class Asha(Strict):
+    """Stops trials that lag behind: asynchronous successive halving (Li et al. 2020).
 
-    choice: list[Any] = Field(min_length=1)
+    A trial's policies are scored as it trains, those that the run keeps (``snapshots``), in
+    sessions with training users. One that is not among the best 1 / ``reduction_factor`` of those
+    that came as far before it is stopped.
 
-
-class RewardSearch(_Strict):
-    """Reward weights drawn uniformly from the simplex over some signals: 0 or more, sum 1.
-
-    Only the direction of the weights matters to an optimal policy, since rewards are normalised:
-    the simplex holds each direction once.
+    Attributes:
+        metric: what is compared: the default reward or a signal; of ``hate``, less is better.
+        grace_period: iterations before a trial can be stopped.
+        reduction_factor: of n trials that come to one rung, n / ``reduction_factor`` go on; the
+            next rung is as many times the iterations away.
     """
 
-    simplex: list[str] = Field(min_length=2)
+    type: Literal["asha"]
+    metric: str = "reward"
+    grace_period: int = Field(default=1, ge=1)
+    reduction_factor: float = Field(default=3.0, gt=1)
 
-    @field_validator("simplex")
+    @field_validator("metric")
     @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        _check_signals(names)
-        return names
+    def _known(cls, name: str) -> str:
+        check_names([name], ENGAGEMENT, "metric")
+        return name
 
 
-def _check_signals(names: list[str]) -> None:
-    for name in names:
-        if name not in SIGNALS:
-            raise ValueError(
-                f"unknown signal '{name}'; expected some of {', '.join(SIGNALS)}."
-                f"{did_you_mean(name, SIGNALS)}"
-            )
-    if len(set(names)) < len(names):
-        raise ValueError(f"a signal stands there twice: {', '.join(names)}")
-
-
-class SweepConfig(_Strict):
+class SweepConfig(Strict):
     """One sweep: what is fixed, what is searched, what is compared.
 
     Attributes:
-        name: folder of the sweep below ``runs/``.
-        data: offline dataset, relative to the working directory.
-        num_samples: number of trials.
+        name: folder of the sweep below ``storage``.
+        data: offline dataset, relative to the working directory; on a cluster, at the same path on
+            every host.
+        storage: where the sweep's folder goes; on a cluster, on a disk that all hosts share.
+        num_samples: draws; with grids, each draw meets every combination of them.
         seed: seed of the search and of every trial, so that trials differ in what is searched.
         train: fixed parameters of every trial, by their names in ``noetik train``.
         reward: how the reward weights are drawn; none keeps the default reward.
         search: how other parameters are drawn, by their names in ``noetik train``.
-        objectives: signals on which trials are compared, each measured in the simulator.
-        evaluation_users: held-out users whose sessions each trial is judged on.
+        objectives: outcomes on which trials are compared.
+        reference: of some objectives, the value from which their hypervolume counts; 0, and 1
+            where less is better, for the others.
+        scheduler: which trials are stopped early; none lets all finish.
+        evaluation_users: the most held-out users whose sessions each trial is judged on.
         cpus_per_trial: CPUs of a trial; with 1, as many run side by side as there are CPUs.
+        gpus_per_trial: GPUs of a trial; below 1, trials share one.
+        max_failures: how often a trial whose process dies is started again, from its checkpoint.
+        loggers: who hears of every result, beside TensorBoard.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     data: Path
-    num_samples: int = Field(ge=1)
-    seed: int = Field(default=0, ge=0)
+    storage: Path = Path("runs")
+    num_samples: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     train: dict[str, Any] = Field(default_factory=dict)
     reward: RewardSearch | None = None
-    search: dict[str, Uniform | Choice] = Field(default_factory=dict)
+    search: dict[str, Uniform | Choice | Grid] = Field(default_factory=dict)
     objectives: list[str] = Field(min_length=1)
+    reference: dict[str, float] = Field(default_factory=dict)
+    scheduler: Asha | None = None
     evaluation_users: int = Field(default=500, ge=10)
     cpus_per_trial: int = Field(default=1, ge=1)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    max_failures: int = Field(default=3, ge=0)
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=["tensorboard"])
 
     @field_validator("objectives")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
-        _check_signals(names)
+        check_names(names, OUTCOMES, "objective")
         return names
 
+    @field_validator("storage")
+    @classmethod
+    def _a_folder(cls, path: Path) -> Path:
+        # A URI as a path loses a slash: "s3:/bucket".
+        if ":/" in str(path):
+            raise ValueError(
+                f"{path} is no folder: name one, on a cluster one that all hosts share"
+            )
+        return path
+
     @model_validator(mode="after")
-    def _train_parameters(self) -> SweepConfig:
-        free = [name for name in TrainConfig.model_fields if name not in ("data", "out", "seed")]
-        for group, names in (("train", self.train), ("search", self.search)):
-            for name in names:
-                if name not in free:
-                    raise ValueError(
-                        f"{group}: unknown parameter '{name}'; expected one of "
-                        f"{', '.join(sorted(free))}.{did_you_mean(name, free)}"
-                    )
-        for name in ("num_learners", "gpus_per_learner"):
-            if self.train.get(name) or name in self.search:
-                raise ValueError(
-                    f"{name} is not for sweeps: a trial trains in one process, on the CPUs of "
-                    "cpus_per_trial"
-                )
+    def _consistent(self) -> SweepConfig:
+        self._check_parameters()
         twice = set(self.train) & set(self.search)
         if self.reward and "reward" in (*self.train, *self.search):
             twice.add("reward")
@@ -125,7 +113,39 @@ class SweepConfig(_Strict):
             raise ValueError(f"{', '.join(sorted(twice))} is both fixed and searched")
         if not self.reward and not self.search:
             raise ValueError("nothing is searched: give 'reward' or 'search'")
+        for name in self.reference:
+            if name not in self.objectives:
+                raise ValueError(
+                    f"reference: '{name}' is no objective; expected some of "
+                    f"{', '.join(self.objectives)}"
+                )
         return self
+
+    def _check_parameters(self) -> None:
+        searched = [name for name in TrainConfig.model_fields if name not in _OWN]
+        fixed = [name for name in searched if name != "seed"]
+        for group, names, free in (
+            ("train", self.train, fixed),
+            ("search", self.search, searched),
+        ):
+            for name in names:
+                if name not in free:
+                    raise ValueError(
+                        f"{group}: unknown parameter '{name}'; expected one of "
+                        f"{', '.join(sorted(free))}.{did_you_mean(name, free)}"
+                    )
+        for name in _PROCESSES:
+            if self.train.get(name) or name in self.search:
+                raise ValueError(
+                    f"{name} is not for sweeps: a trial trains in one process, on the CPUs of "
+                    "cpus_per_trial and the GPUs of gpus_per_trial"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write the sweep as YAML that ``load`` reads."""
+        with atomic_path(path) as part:
+            content = self.model_dump(mode="json")
+            part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> SweepConfig:
@@ -155,6 +175,7 @@ class SweepConfig(_Strict):
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            # Of a union, pydantic names the branch as well: "search.beta.Uniform.low".
+            where = ".".join(str(part) for part in first["loc"] if not str(part)[:1].isupper())
             message = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{path}: {where + ': ' if where else ''}{message}") from None

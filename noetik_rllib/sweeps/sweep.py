@@ -3,201 +3,203 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict
-
-from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import write_json
-from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import TrainConfig
-from noetik_rllib.sweeps.config import MINIMISED, Choice, SweepConfig, Uniform
-from noetik_rllib.sweeps.pareto import pareto_front
-
-RESULTS_NAME = "results.json"
-
-
-class Trial(BaseModel):
-    """One trial: what was drawn, and what its policy reached in the simulator.
-
-    Attributes:
-        name: folder of its run below ``trials/``.
-        parameters: what differs between trials.
-        outcomes: mean of every signal, and of the default reward, per recommended video.
-        pareto: whether no other trial beats it in every objective at once.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    parameters: dict[str, Any]
-    outcomes: dict[str, float]
-    pareto: bool = False
+from noetik_rllib.sweeps.config import SweepConfig
+from noetik_rllib.sweeps.driver import Journal, Progress, loggers, make_asha, scheduler
+from noetik_rllib.sweeps.folder import SweepFolder, read_outcome, trial_configs
+from noetik_rllib.sweeps.results import SweepResult, collect
+from noetik_rllib.sweeps.search import draw_parameters
 
 
-class SweepResult(BaseModel):
-    """A sweep's trials, in the order in which they were drawn."""
-
-    model_config = ConfigDict(frozen=True)
-
-    config: SweepConfig
-    trials: list[Trial]
-
-    def save(self, directory: Path) -> None:
-        """Write ``directory/results.json``."""
-        write_json(directory / RESULTS_NAME, self.model_dump(mode="json"))
-
-
-def draw_parameters(config: SweepConfig) -> list[dict[str, Any]]:
-    """Draw what each trial is trained with, from the sweep's seed alone.
-
-    The simplex is drawn from uniformly: exponential variables divided by their sum (Dirichlet with
-    all parameters 1).
-    """
-    trials = []
-    for child in np.random.SeedSequence(config.seed).spawn(config.num_samples):
-        rng = np.random.default_rng(child)
-        drawn: dict[str, Any] = {}
-        if config.reward is not None:
-            names = config.reward.simplex
-            weights = rng.dirichlet(np.ones(len(names))).round(4)
-            # Signals that are not named weigh nothing, whatever the default reward gives them.
-            drawn["reward"] = dict.fromkeys(SIGNALS, 0.0) | dict(
-                zip(names, weights.tolist(), strict=True)
-            )
-        for name, search in config.search.items():
-            drawn[name] = _draw(search, rng)
-        trials.append(drawn)
-    return trials
-
-
-def _draw(search: Uniform | Choice, rng: np.random.Generator) -> Any:
-    if isinstance(search, Choice):
-        return search.choice[int(rng.integers(len(search.choice)))]
-    if search.scale == "log":
-        return float(np.exp(rng.uniform(np.log(search.low), np.log(search.high))))
-    return float(rng.uniform(search.low, search.high))
-
-
-def run_sweep(
-    config: SweepConfig, out: Path, on_trial: Callable[[int], None] | None = None
-) -> SweepResult:
+def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) -> SweepResult:
     """Train and judge every trial; trials run side by side where there are CPUs.
 
-    Writes ``out/trials/NNNN`` (a run each), ``out/tune`` (Ray Tune's own files, for its tools and
-    TensorBoard) and ``out/results.json``.
+    Writes ``out``, see ``folder``. Whatever ends this process, ``resume_sweep`` goes on.
 
     Args:
         config: what to run.
         out: folder to write; it must not exist.
-        on_trial: called with the number of trials that are done.
+        progress: see ``driver.Progress``.
 
     Raises:
-        UserError: ``out`` exists, the dataset cannot be used, or a trial failed.
+        UserError: ``out`` exists, the dataset or a setting cannot be used, or every trial failed.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another --out, or remove it")
-    data, folder = config.data.resolve(), out.resolve()
-    OfflineDataset(data).files("train")
-    samples = draw_parameters(config)
-    # Every trial's settings are checked before the first one starts.
-    trials = [
-        TrainConfig.parse(
-            {
-                "data": data,
-                "out": folder / "trials" / f"{number:04d}",
-                "seed": config.seed,
-                **config.train,
-                **drawn,
-            }
-        )
-        for number, drawn in enumerate(samples)
-    ]
-    try:
-        outcomes = _run_with_tune(config, folder, trials, on_trial or (lambda done: None))
-    except BaseException:
-        # A sweep cannot be continued yet: what a stopped one leaves would only be in the way.
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    values = np.array(
-        [
-            [-found[name] if name in MINIMISED else found[name] for name in config.objectives]
-            for found in outcomes
-        ]
-    )
-    front = pareto_front(values)
-    result = SweepResult(
-        config=config,
-        trials=[
-            Trial(
-                name=trial.out.name,
-                parameters=drawn,
-                outcomes=found,
-                pareto=bool(best),
-            )
-            for trial, drawn, found, best in zip(trials, samples, outcomes, front, strict=True)
-        ],
-    )
-    result.save(folder)
+    loggers(config)  # one that is missing is said before there is anything
+    if config.scheduler:
+        make_asha(config.scheduler, max(t.iterations for t in trial_configs(config, out)))
+    return resume_sweep(SweepFolder.create(out, config).path, progress)
+
+
+def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
+    """Go on with a sweep: finished and stopped trials stay, all others are trained to their end.
+
+    A trial goes on from its last checkpoint. Failed ones are tried again.
+
+    Args:
+        out: folder of the sweep.
+        progress: see ``driver.Progress``.
+
+    Raises:
+        UserError: there is no sweep, another process runs it, its dataset is another, or every
+            trial failed.
+    """
+    folder = SweepFolder.open(out)
+    config = folder.config()
+    trials = trial_configs(config, folder.path)
+    with folder.claimed():
+        stopped = {trial for trial, what in _last(folder).items() if what == "stop"}
+        finished = {n for n, trial in enumerate(trials) if read_outcome(trial.out) is not None}
+        left = [n for n in range(len(trials)) if n not in stopped | finished]
+        if left:
+            _run(config, folder, trials, left, finished, progress or (lambda doing, share: None))
+        result = collect(folder, config, trials)
+        failed = [trial for trial in result.trials if trial.status == "failed"]
+        if failed and not result.finished:
+            raise UserError(f"every trial failed; {failed[0].name}: {failed[0].error}")
+        result.save(folder.path)
     return result
 
 
-def _run_with_tune(
-    config: SweepConfig, folder: Path, trials: list[TrainConfig], on_trial: Callable[[int], None]
-) -> list[dict[str, float]]:
-    """Run the trials under Ray Tune and return each one's outcomes, in order."""
-    import torch
+def show_sweep(out: Path) -> SweepResult:
+    """Return the result of a sweep as it is now, finished or not.
+
+    Raises:
+        UserError: there is no sweep, or an outcome is damaged.
+    """
+    folder = SweepFolder.open(out)
+    config = folder.config()
+    return collect(folder, config, trial_configs(config, folder.path))
+
+
+def _last(folder: SweepFolder) -> dict[int, str]:
+    """What happened last to each trial."""
+    return {event.trial: event.what for event in folder.events()}
+
+
+def _run(
+    config: SweepConfig,
+    folder: SweepFolder,
+    trials: list[TrainConfig],
+    left: list[int],
+    finished: set[int],
+    progress: Progress,
+) -> None:
+    """Let Ray Tune run what is left."""
+    import ray
     from ray import tune
 
     from noetik_rllib.iql.training import connected_ray
-    from noetik_rllib.sweeps.progress import TrialCount
+    from noetik_rllib.sweeps.shared import prepare_courses, share_rows
+    from noetik_rllib.sweeps.trial import Task, run_trial
 
-    def trainable(parameters: dict[str, Any]) -> None:
-        number = parameters["trial"]
-        # A trial has its CPUs to itself: more threads would only wait for other trials'.
-        torch.set_num_threads(config.cpus_per_trial)
-        tune.report(judge_trial(trials[number], config.evaluation_users) | {"number": number})
-
-    # Ray's own reporter prints to stdout, which is for the result, even with verbose=0.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    with connected_ray(cpus=config.cpus_per_trial):
-        tuner = tune.Tuner(
+    dataset = folder.dataset(config)
+    (folder.path / "trials").mkdir(exist_ok=True)
+    courses = prepare_courses(
+        dataset,
+        folder.path / "user_models",
+        users=config.evaluation_users,
+        score=config.scheduler is not None,
+        seed=config.seed,
+        progress=lambda doing: progress(doing, 0.0),
+    )
+    os.environ |= {
+        # Ray's own reporter prints to stdout, which is for the result, even with verbose=0.
+        "RAY_AIR_NEW_OUTPUT": os.environ.get("RAY_AIR_NEW_OUTPUT", "0"),
+        # Ctrl-C shall end this process at once: what is done is on disk.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # Not every report has a score: only of policies that a run keeps.
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    }
+    progress("starting trials", 0.0)
+    with connected_ray():
+        _check_room(config)
+        rows = share_rows(dataset) if all(t.data_residency != "stream" for t in trials) else None
+        if rows is None:
+            # Trials would each fill the memory that they find free, for they start together.
+            trials = [
+                trial.model_copy(update={"data_residency": "stream"})
+                if trial.data_residency == "auto"
+                else trial
+                for trial in trials
+            ]
+        task = Task(
+            trials=trials,
+            cpus=config.cpus_per_trial,
+            metric=config.scheduler.metric if config.scheduler else None,
+            courses=ray.put(courses),
+            rows=rows,
+        )
+        tune.Tuner(
             # The whole trial runs in one process: all that it needs is in its placement group.
             tune.with_resources(
-                trainable, tune.PlacementGroupFactory([{"CPU": config.cpus_per_trial}])
+                tune.with_parameters(run_trial, task=task),
+                tune.PlacementGroupFactory([_bundle(config)]),
             ),
-            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            param_space=_param_space(config, left),
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler(config, folder, trials),
+                # A process that has imported torch and Ray takes the next trial.
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(folder), verbose=0, callbacks=[TrialCount(on_trial)]
+                name="tune",
+                storage_path=str(folder.path),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                callbacks=[
+                    Journal(folder, [t.iterations for t in trials], finished, progress),
+                    *loggers(config),
+                ],
             ),
-        )
-        grid = tuner.fit()
-    if grid.errors:
-        first = str(grid.errors[0]).strip().splitlines()[-1]
-        raise UserError(f"{len(grid.errors)} of {len(trials)} trials failed, the first: {first}")
-    by_number = {int(result.metrics["number"]): result.metrics for result in grid}
-    names = ("reward", *SIGNALS)
-    return [{name: float(by_number[n][name]) for name in names} for n in range(len(trials))]
+        ).fit()
 
 
-def judge_trial(config: TrainConfig, users: int) -> dict[str, float]:
-    """Train one trial and return its outcomes: mean of the reward and of every signal."""
-    from noetik_rllib.evaluation.comparison import compare, prepare_course
-    from noetik_rllib.evaluation.evaluation_result import EvaluationResult
-    from noetik_rllib.evaluation.policies import ActorPolicy
-    from noetik_rllib.runs import train
+def _param_space(config: SweepConfig, left: list[int]) -> dict[str, Any]:
+    """The numbers of the trials, each with what was drawn for it: for dashboards."""
+    from ray import tune
 
-    run = train(config)
-    course = prepare_course(run.dataset(), users=users, seed=config.seed)
-    policy = ActorPolicy.of(run.networks())
-    sessions, _ = compare([policy], course)
-    result = EvaluationResult(
-        policy=policy.name, reward=course.reward, sessions=sessions, judge=course.judge
-    )
-    result.save(run.directory)
-    return {name: value.mean for name, value in sessions.policies[policy.name].items()}
+    samples = draw_parameters(config)
+    drawn = {
+        name: tune.sample_from(lambda spec, name=name: samples[spec.config.trial][name])
+        for name in samples[0]
+    }
+    return {"trial": tune.grid_search(left), **drawn}
+
+
+def _name(trial: object) -> str:
+    # Any: Tune's Trial, which is imported with Ray only.
+    return f"{trial.config['trial']:04d}"  # type: ignore[attr-defined]
+
+
+def _bundle(config: SweepConfig) -> dict[str, float]:
+    bundle: dict[str, float] = {"CPU": config.cpus_per_trial}
+    if config.gpus_per_trial:
+        bundle["GPU"] = config.gpus_per_trial
+    return bundle
+
+
+def _check_room(config: SweepConfig) -> None:
+    """Refuse a trial that this machine could never hold; a cluster may still grow.
+
+    Raises:
+        UserError: it is larger than the machine.
+    """
+    import ray
+
+    from noetik_rllib.iql.training import cluster_is_running
+
+    if cluster_is_running():
+        return
+    there = ray.cluster_resources()
+    for name, needed in _bundle(config).items():
+        if there.get(name, 0) < needed:
+            raise UserError(
+                f"a trial needs {needed:g} {name} and this machine has {there.get(name, 0):g}: "
+                f"lower {name.lower()}s_per_trial, or name a cluster with --address"
+            )

@@ -1,0 +1,241 @@
+"""The folder of a sweep: what it was started with, what happened, and what each trial came to.
+
+``sweep.yaml`` (its settings), ``started_on.json`` (the dataset's checksum), ``journal.jsonl`` (what
+happened, a line each), ``trials/NNNN`` (a run each; ``NNNN.unfinished`` while it trains), ``tune/``
+(Ray Tune's own files and TensorBoard's), ``user_models/`` and the results.
+
+A trial is finished when ``trials/NNNN/outcomes.json`` is there: the process that trained it writes
+that last, whole or not at all. So whatever is killed, and when, a trial is finished or can go on,
+and which of the two does not hang on what the driver had time to write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.io import atomic_directory, make_directory, write_json
+from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
+from noetik_rllib.sweeps.config import SweepConfig
+from noetik_rllib.sweeps.search import CONFIG_NAME, draw_parameters, is_sweep
+
+OUTCOMES_NAME = "outcomes.json"
+_STARTED_ON = "started_on.json"
+_JOURNAL_NAME = "journal.jsonl"
+#: How long a trial waits for the process that had it before: Ray ends workers whose driver died
+#: within seconds, and those of a machine that it lost sight of within half a minute.
+_LOCK_SECONDS = 120.0
+
+
+class Outcome(BaseModel):
+    """What a finished trial came to.
+
+    Attributes:
+        outcomes: ``OUTCOMES`` that the dataset has evidence for.
+        training_seconds: that its training took, all attempts together.
+        judging_seconds: that measuring its outcomes took.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcomes: dict[str, Interval]
+    training_seconds: float
+    judging_seconds: float
+
+
+class Event(BaseModel):
+    """A line of the journal, written by the driver.
+
+    Attributes:
+        time: seconds since 1970.
+        trial: its number.
+        what: ``start`` (of a process for it), ``score`` (on its way), ``stop`` (by the scheduler),
+            ``fail`` (for good: it is tried again only when the sweep is resumed) or ``finish``.
+        iteration: that it had come to.
+        score: of its policy then.
+        error: what went wrong, in one line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: float
+    trial: int
+    what: Literal["start", "score", "stop", "fail", "finish"]
+    iteration: int | None = None
+    score: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """A sweep on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: SweepConfig) -> SweepFolder:
+        """Begin a sweep: the folder appears with its settings in it, in one step.
+
+        Raises:
+            UserError: there is something already, or the dataset cannot be used.
+        """
+        if path.exists():
+            raise UserError(
+                f"{path} exists already: choose another --out, go on with 'noetik tune --resume "
+                f"{path}', or remove it"
+            )
+        dataset = OfflineDataset(config.data)
+        dataset.files("train")
+        # Every trial's settings are checked before the first one starts.
+        trial_configs(config, path)
+        with atomic_directory(path, replace=False) as part:
+            config.model_copy(update={"data": config.data.resolve()}).save(part / CONFIG_NAME)
+            write_json(part / _STARTED_ON, {"dataset_sha256": dataset.fingerprint})
+        return cls(path.resolve())
+
+    @classmethod
+    def open(cls, path: Path) -> SweepFolder:
+        """Open a sweep that was begun.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not is_sweep(path):
+            what = "holds no sweep" if path.exists() else "does not exist"
+            raise UserError(f"{path} {what}: start one with 'noetik tune FILE --out {path}'")
+        return cls(path.resolve())
+
+    def config(self) -> SweepConfig:
+        """Return the sweep's settings."""
+        return SweepConfig.load(self.path / CONFIG_NAME)
+
+    def dataset(self, config: SweepConfig) -> OfflineDataset:
+        """Open the dataset that the sweep was started on.
+
+        Raises:
+            UserError: it is not there, or was prepared again meanwhile.
+        """
+        dataset = OfflineDataset(config.data)
+        started_on = json.loads((self.path / _STARTED_ON).read_text(encoding="utf-8"))
+        if dataset.fingerprint != started_on["dataset_sha256"]:
+            raise UserError(
+                f"{config.data} is not the dataset that {self.path} was started on: it was "
+                "prepared again meanwhile; start another sweep"
+            )
+        return dataset
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only process that runs this sweep.
+
+        Raises:
+            UserError: another one does.
+        """
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process is running this sweep") from None
+            yield
+
+    def events(self) -> list[Event]:
+        """Return what happened, in order; a line that was cut off is left out."""
+        path = self.path / _JOURNAL_NAME
+        if not path.is_file():
+            return []
+        events = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(Event.model_validate_json(line))
+            except ValidationError:
+                continue
+        return events
+
+    def note(self, trial: int, what: str, **more: Any) -> None:
+        """Add a line to the journal."""
+        event = Event.model_validate({"time": time.time(), "trial": trial, "what": what, **more})
+        path = self.path / _JOURNAL_NAME
+        with path.open("ab+") as file:
+            if file.tell():
+                # What a killed driver left of its last line gets a line of its own.
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(event.model_dump_json(exclude_none=True).encode() + b"\n")
+
+
+def trial_configs(config: SweepConfig, path: Path) -> list[TrainConfig]:
+    """Return the settings of every trial of a sweep in a folder.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    folder = path.resolve() / "trials"
+    return [
+        TrainConfig.parse(
+            {
+                "data": config.data.resolve(),
+                "out": folder / f"{number:04d}",
+                "seed": config.seed,
+                "gpus_per_learner": config.gpus_per_trial,
+                **config.train,
+                **drawn,
+            }
+        )
+        for number, drawn in enumerate(draw_parameters(config))
+    ]
+
+
+def read_outcome(trial: Path) -> Outcome | None:
+    """Return what the trial in a folder came to; None where it is not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = trial / OUTCOMES_NAME
+    try:
+        return Outcome.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:  # a ValidationError is one
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is damaged: {reason}; remove it to judge the trial again"
+        ) from None
+
+
+def checkpoint_iterations(out: Path) -> int:
+    """Iterations that the trial ``out`` need not train again."""
+    return iterations_done(unfinished(out))
+
+
+@contextmanager
+def only_process(out: Path) -> Iterator[None]:
+    """Be the only process that trains the trial ``out``; the one before may still be ending.
+
+    Raises:
+        UserError: it does not end.
+    """
+    make_directory(out.parent)
+    with out.with_name(f".{out.name}.lock").open("a") as file:
+        until = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(f"{out}: another process trains this trial") from None
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,260 @@
+"""The result of a sweep: its trials, and what they say together; ``results.json`` and Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.io import atomic_path, write_json
+from noetik_rllib.runs import TrainConfig
+from noetik_rllib.sweeps.config import SweepConfig
+from noetik_rllib.sweeps.folder import Event, SweepFolder, checkpoint_iterations, read_outcome
+from noetik_rllib.sweeps.importance import Importance, columns, flat, importance
+from noetik_rllib.sweeps.outcomes import MINIMISED, OUTCOMES
+from noetik_rllib.sweeps.pareto import hypervolume, pareto_front
+from noetik_rllib.sweeps.search import draw_parameters
+
+RESULTS_NAME = "results.json"
+TABLE_NAME = "results.parquet"
+
+Status = Literal["finished", "stopped", "failed", "unfinished"]
+
+
+class Trial(BaseModel):
+    """One trial: what was drawn, and what its policy reached.
+
+    Attributes:
+        name: folder of its run below ``trials/``.
+        parameters: what differs between trials.
+        status: ``finished``; ``stopped`` early by the scheduler; ``failed``; or ``unfinished``, as
+            in a sweep that is still to be resumed.
+        iterations: that it was trained.
+        score: the last that the scheduler saw of it.
+        outcomes: of a finished trial; ``OUTCOMES`` that the dataset has evidence for.
+        training_seconds: of a finished trial.
+        error: of a failed one, in one line.
+        pareto: whether no other finished trial beats it in every objective at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    parameters: dict[str, Any]
+    status: Status
+    iterations: int
+    score: float | None = None
+    outcomes: dict[str, Interval] = {}
+    training_seconds: float | None = None
+    error: str | None = None
+    pareto: bool = False
+
+
+class SweepResult(BaseModel):
+    """A sweep's trials, in the order in which they were drawn, and what they say together.
+
+    Attributes:
+        config: the sweep.
+        trials: all of them.
+        reference: objective -> the value from which the hypervolume counts.
+        hypervolume: of the Pareto front, in the product of the objectives' units.
+        importance: parameter -> outcome -> how they go together over the finished trials.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SweepConfig
+    trials: list[Trial]
+    reference: dict[str, float]
+    hypervolume: float
+    importance: dict[str, dict[str, Importance]]
+
+    @property
+    def finished(self) -> list[Trial]:
+        """Trials with outcomes."""
+        return [trial for trial in self.trials if trial.status == "finished"]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """Outcomes that every finished trial has, in their order."""
+        return [
+            name
+            for name in OUTCOMES
+            if self.finished and all(name in trial.outcomes for trial in self.finished)
+        ]
+
+    def save(self, directory: Path) -> None:
+        """Write ``results.parquet`` and ``results.json`` to a folder."""
+        with atomic_path(directory / TABLE_NAME) as part:
+            pq.write_table(self.table(), part, compression="zstd")
+        write_json(directory / RESULTS_NAME, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, directory: Path) -> SweepResult:
+        """Read ``results.json`` of a folder.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        path = directory / RESULTS_NAME
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            raise UserError(
+                f"{path} is damaged: {' '.join(str(error).split())}; remove it, and run 'noetik "
+                f"tune --show {directory}'"
+            ) from None
+
+    def table(self) -> pa.Table:
+        """One row per trial.
+
+        Columns: ``trial``, ``status``, ``pareto``, ``iterations``, ``training_seconds``, ``score``,
+        ``error``; then one per parameter, ``parameter.NAME``; then three per outcome, ``NAME``,
+        ``NAME.low`` and ``NAME.high``. What a trial does not have is empty.
+        """
+        rows = []
+        for trial in self.trials:
+            row: dict[str, Any] = {
+                "trial": trial.name,
+                **trial.model_dump(
+                    include={"status", "pareto", "iterations", "training_seconds", "score", "error"}
+                ),
+            }
+            row |= {f"parameter.{k}": v for k, v in flat(trial.parameters).items()}
+            for name in OUTCOMES:
+                interval = trial.outcomes.get(name)
+                row[name] = interval and interval.mean
+                row[f"{name}.low"] = interval and interval.low
+                row[f"{name}.high"] = interval and interval.high
+            rows.append(row)
+        return pa.Table.from_pylist(rows, schema=_schema(rows))
+
+
+_TYPES = {
+    "trial": pa.string(),
+    "status": pa.string(),
+    "pareto": pa.bool_(),
+    "iterations": pa.int64(),
+    "training_seconds": pa.float64(),
+    "score": pa.float64(),
+    "error": pa.string(),
+}
+
+
+def _schema(rows: list[dict[str, Any]]) -> pa.Schema:
+    """Types that hang on the column and not on which trials were finished."""
+    fields = []
+    for name in rows[0]:
+        kind = _TYPES.get(name, pa.float64())
+        if name.startswith("parameter."):
+            values = [row[name] for row in rows]
+            kind = pa.float64()
+            if all(isinstance(value, bool) for value in values):
+                kind = pa.bool_()
+            elif all(isinstance(value, int) for value in values):
+                kind = pa.int64()
+            elif not all(isinstance(value, (int, float)) for value in values):
+                for row in rows:
+                    row[name] = str(row[name])
+                kind = pa.string()
+        fields.append(pa.field(name, kind))
+    return pa.schema(fields)
+
+
+def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig]) -> SweepResult:
+    """Put the result of a sweep together from what its trials left on disk.
+
+    Args:
+        folder: of the sweep, finished or not.
+        config: its settings.
+        trials: the settings of its trials.
+
+    Raises:
+        UserError: an outcome is damaged.
+    """
+    last: dict[int, Event] = {}
+    scores: dict[int, float] = {}
+    for event in folder.events():
+        last[event.trial] = event
+        if event.score is not None:
+            scores[event.trial] = event.score
+    found = []
+    for number, (drawn, trial) in enumerate(zip(draw_parameters(config), trials, strict=True)):
+        made = Trial(
+            name=trial.out.name,
+            parameters=drawn,
+            status="unfinished",
+            iterations=checkpoint_iterations(trial.out),
+            score=scores.get(number),
+        )
+        outcome, ended = read_outcome(trial.out), last.get(number)
+        change: dict[str, Any] = {}
+        if outcome is not None:
+            change = {
+                "status": "finished",
+                "iterations": trial.iterations,
+                "outcomes": outcome.outcomes,
+                "training_seconds": outcome.training_seconds,
+            }
+        elif ended is not None and ended.what == "stop":
+            change = {"status": "stopped", "iterations": ended.iteration}
+        elif ended is not None and ended.what == "fail":
+            change = {"status": "failed", "error": ended.error}
+        found.append(made.model_copy(update=change))
+    return _together(config, found)
+
+
+def _together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
+    """Add what trials say together: the front, its hypervolume, and importance."""
+    reference = {
+        name: config.reference.get(name, 1.0 if name in MINIMISED else 0.0)
+        for name in config.objectives
+    }
+    made = SweepResult(
+        config=config, trials=trials, reference=reference, hypervolume=0.0, importance={}
+    )
+    finished = made.finished
+    for name in config.objectives:
+        if finished and name not in made.outcomes:
+            raise UserError(
+                f"the dataset has no evidence for the objective '{name}': compare on others"
+            )
+    if not finished:
+        return made
+    values = oriented(finished, config.objectives)
+    origin = np.array([reference[name] * _sign(name) for name in config.objectives])
+    best = pareto_front(values)
+    front = {trial.name for trial, on_front in zip(finished, best, strict=True) if on_front}
+    outcomes = {
+        name: np.array([trial.outcomes[name].mean for trial in finished]) for name in made.outcomes
+    }
+    return made.model_copy(
+        update={
+            "trials": [
+                trial.model_copy(update={"pareto": trial.name in front}) for trial in trials
+            ],
+            "hypervolume": hypervolume(values, origin),
+            "importance": importance(
+                columns([trial.parameters for trial in finished]), outcomes, config.seed
+            ),
+        }
+    )
+
+
+def oriented(trials: list[Trial], objectives: list[str]) -> np.ndarray:
+    """Means of trials in some objectives (n, k), with the sign that makes more better."""
+    return np.array(
+        [[_sign(name) * trial.outcomes[name].mean for name in objectives] for trial in trials]
+    )
+
+
+def _sign(name: str) -> float:
+    return -1.0 if name in MINIMISED else 1.0

@@ -1,0 +1,130 @@
+"""One trial of a sweep, in the process that Ray Tune gives it: train, score, judge, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayTaskError
+
+from noetik_rllib import runs
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.comparison import Course, metrics_by_user
+from noetik_rllib.evaluation.policies import ActorPolicy
+from noetik_rllib.evaluation.sessions import run_sessions
+from noetik_rllib.interpret.measure import DEFAULT_DECISIONS
+from noetik_rllib.io import write_json
+from noetik_rllib.iql.decoded_rows import DecodedRows, holding
+from noetik_rllib.run_folder import settings_to_resume
+from noetik_rllib.runs import Run, TrainConfig, unfinished
+from noetik_rllib.sweeps.folder import OUTCOMES_NAME, Outcome, only_process, read_outcome
+from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
+from noetik_rllib.sweeps.shared import Courses
+
+#: Names of what trials report to Tune beside their training statistics and outcomes.
+ITERATION, SCORE, FAILURE, FINISHED = "iteration", "score", "failure", "finished"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every trial of a sweep is told.
+
+    Attributes:
+        trials: settings of all trials, by number.
+        cpus: threads of each.
+        metric: what policies are scored by while they train; None for not at all.
+        courses: Ray's reference to a ``Courses``.
+        rows: Ray's reference to ``DecodedRows``; None where each trial reads its own.
+    """
+
+    trials: list[TrainConfig]
+    cpus: int
+    metric: str | None
+    courses: Any
+    rows: Any
+
+
+def run_trial(parameters: dict[str, Any], task: Task) -> None:
+    """Train and judge one trial, from wherever an earlier process left it (Tune's function)."""
+    # A trial has its CPUs to itself: more threads would only wait for other trials'.
+    torch.set_num_threads(task.cpus)
+    config = task.trials[parameters["trial"]]
+    if not config.out.parent.is_dir():
+        # Tune made it on the driver's machine: it is another one, without the shared disk.
+        report_failure(
+            f"{config.out.parent} is not on {ray.util.get_node_ip_address()}: on "
+            "several hosts, 'storage' must be a disk that all of them share"
+        )
+        return
+    try:
+        with only_process(config.out):
+            outcome = read_outcome(config.out) or _run(config, task)
+    except UserError as error:
+        report_failure(str(error))
+        return
+    except RayTaskError as error:
+        # A file that could not be read for all trials at once.
+        if not isinstance(error.cause, UserError):
+            raise
+        report_failure(str(error.cause))
+        return
+    means = {name: value.mean for name, value in outcome.outcomes.items()}
+    tune.report({**means, ITERATION: config.iterations, FINISHED: True})
+
+
+def report_failure(message: str) -> None:
+    """End a trial whose mistake another attempt would only repeat."""
+    tune.report({FAILURE: message})
+
+
+def _run(config: TrainConfig, task: Task) -> Outcome:
+    """Train the trial, or what is left of it, and judge it."""
+    courses: Courses = ray.get(task.courses)
+    if not (config.out / runs.CONFIG_NAME).is_file():
+        _train(config, task, courses)
+    run = Run.open(config.out)
+    begun = time.monotonic()
+    dataset = run.dataset()
+    outcomes, evaluation = measure(run, dataset, courses.judged, DEFAULT_DECISIONS)
+    evaluation.save(run.directory)
+    outcome = Outcome(
+        outcomes=outcomes,
+        training_seconds=run.progress()[-1]["seconds"],
+        judging_seconds=round(time.monotonic() - begun, 3),
+    )
+    write_json(run.directory / OUTCOMES_NAME, outcome.model_dump(mode="json"))
+    return outcome
+
+
+def _train(config: TrainConfig, task: Task, courses: Courses) -> None:
+    resume = unfinished(config.out).exists()
+    if resume:
+        # As it was begun, e.g. with the way to read rows that suited the machine then.
+        config = settings_to_resume(config.out)
+
+    def report(row: dict[str, float]) -> None:
+        done = int(row["iteration"])
+        known = {name: value for name, value in row.items() if math.isfinite(value)}
+        # The last policy is judged, not scored: a scheduler that stopped it now would save nothing.
+        if courses.score and task.metric and done in config.snapshot_iterations[:-1]:
+            policy = Run(unfinished(config.out), config).networks(done)
+            known[SCORE] = score(ActorPolicy.of(policy), courses.score, task.metric)
+        tune.report({**known, ITERATION: done})
+
+    rows: DecodedRows | None = None if task.rows is None else ray.get(task.rows)
+    if rows is None:
+        runs.train(config, report, resume=resume)
+        return
+    with holding(rows):
+        runs.train(config, report, resume=resume)
+
+
+def score(policy: ActorPolicy, course: Course, metric: str) -> float:
+    """Mean of a metric per recommended video, over the users of a course."""
+    log = run_sessions(policy, course.simulator, course.starts, steps=course.steps)
+    return float(metrics_by_user(log, course.reward)[:, ENGAGEMENT.index(metric)].mean())
