@@ -12,7 +12,7 @@ from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.io import atomic_path
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, OUTCOMES
-from noetik_rllib.sweeps.search import Choice, Grid, RewardSearch, Strict, Uniform, check_names
+from noetik_rllib.sweeps.search import RewardSearch, Search, Strict, check_names
 
 #: Names of parameters that the sweep itself sets.
 _OWN = ("data", "out")
@@ -77,7 +77,7 @@ class SweepConfig(Strict):
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     train: dict[str, Any] = Field(default_factory=dict)
     reward: RewardSearch | None = None
-    search: dict[str, Uniform | Choice | Grid] = Field(default_factory=dict)
+    search: dict[str, Search] = Field(default_factory=dict)
     objectives: list[str] = Field(min_length=1)
     reference: dict[str, float] = Field(default_factory=dict)
     scheduler: Asha | None = None

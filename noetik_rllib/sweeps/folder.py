@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,6 +222,11 @@ def checkpoint_iterations(out: Path) -> int:
     return iterations_done(unfinished(out))
 
 
+def lock_of(out: Path) -> Path:
+    """The file that the process which trains the trial ``out`` holds, with its id in it."""
+    return out.with_name(f".{out.name}.lock")
+
+
 @contextmanager
 def only_process(out: Path) -> Iterator[None]:
     """Be the only process that trains the trial ``out``; the one before may still be ending.
@@ -228,7 +235,7 @@ def only_process(out: Path) -> Iterator[None]:
         UserError: it does not end.
     """
     make_directory(out.parent)
-    with out.with_name(f".{out.name}.lock").open("a") as file:
+    with lock_of(out).open("a+") as file:
         until = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -236,6 +243,10 @@ def only_process(out: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise UserError(f"{out}: another process trains this trial") from None
+                    file.seek(0)
+                    raise UserError(f"{out}: process {file.read()} trains this trial") from None
                 time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"{os.getpid()} of {socket.gethostname()}")
+        file.flush()
         yield

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # importing them imports torch
 
     from noetik_rllib.evaluation.comparison import JudgedCourse
     from noetik_rllib.evaluation.evaluation_result import EvaluationResult
+    from noetik_rllib.interpret.baseline import Baseline
     from noetik_rllib.iql.networks import IQLNetworks
     from noetik_rllib.offline.dataset import OfflineDataset
     from noetik_rllib.runs import Run
@@ -37,7 +38,7 @@ MINIMISED = ("hate",)
 
 
 def measure(
-    run: Run, dataset: OfflineDataset, course: JudgedCourse, decisions: int
+    run: Run, dataset: OfflineDataset, course: JudgedCourse, baseline: Baseline, decisions: int
 ) -> tuple[dict[str, Interval], EvaluationResult]:
     """Measure a run's policy on a course; what the dataset has no evidence for is left out.
 
@@ -45,6 +46,7 @@ def measure(
         run: a finished run.
         dataset: of the run.
         course: where it is judged.
+        baseline: from which recommendations are explained.
         decisions: the most users whose recommendation is explained.
 
     Returns:
@@ -68,7 +70,8 @@ def measure(
     # Of each user the state that their first session begins in.
     first = slice(None, None, len(course.starts.seeds))
     states, user_id = course.starts.states[first], course.starts.user_id[first]
-    found |= _explained(networks, dataset, states[:decisions], user_id[:decisions], seed)
+    states, user_id = states[:decisions], user_id[:decisions]
+    found |= _explained(networks, dataset, baseline, states, user_id, seed)
     return found, EvaluationResult(
         policy=policy.name, reward=course.reward, sessions=sessions, judge=course.judge
     )
@@ -77,6 +80,7 @@ def measure(
 def _explained(
     networks: IQLNetworks,
     dataset: OfflineDataset,
+    baseline: Baseline,
     states: np.ndarray,
     user_id: np.ndarray,
     seed: int,
@@ -84,7 +88,6 @@ def _explained(
     """Measure ``EXPLAINED`` as ``interpretability`` does, without what takes a minute more."""
     from noetik_rllib.interpret.attention import event_attention_of
     from noetik_rllib.interpret.attribution import Attributor
-    from noetik_rllib.interpret.baseline import Baseline
     from noetik_rllib.interpret.faithfulness import faithfulness
     from noetik_rllib.interpret.groups import user_groups
     from noetik_rllib.interpret.measure import concentration, explained_decisions
@@ -96,7 +99,7 @@ def _explained(
         return {}
     attributor = Attributor(
         MarginScore(networks),
-        Baseline.from_dataset(dataset),
+        baseline,
         user_groups(dataset.manifest.mapping),
     )
     attribution = attributor.attribute(decisions)

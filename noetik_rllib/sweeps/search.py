@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import did_you_mean
@@ -75,6 +83,25 @@ class Grid(Strict):
             if value in values[:place]:
                 raise ValueError(f"{value!r} stands there twice")
         return values
+
+
+def _kind(search: Any) -> str:
+    """Which of the three a value is meant to be: by its key, so that a mistake is named in it."""
+    if isinstance(search, dict):
+        return "Grid" if "grid" in search else "Choice" if "choice" in search else "Uniform"
+    return type(search).__name__
+
+
+Search = Annotated[
+    Annotated[Uniform, Tag("Uniform")]
+    | Annotated[Choice, Tag("Choice")]
+    | Annotated[Grid, Tag("Grid")],
+    Discriminator(
+        _kind,
+        custom_error_type="search",
+        custom_error_message="expected {low, high}, {choice} or {grid}",
+    ),
+]
 
 
 class RewardSearch(Strict):

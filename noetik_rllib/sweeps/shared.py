@@ -27,6 +27,7 @@ from noetik_rllib.evaluation.comparison import (
     judged_course,
 )
 from noetik_rllib.evaluation.sessions import SessionStarts
+from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.iql.data import dataset_spaces
 from noetik_rllib.iql.decoded_rows import DecodedRows
 from noetik_rllib.iql.row_files import RowFile, RowFormat, open_files
@@ -41,10 +42,17 @@ _STORE_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Courses:
-    """Where trials are judged at their end, and scored on their way if some may be stopped."""
+    """How trials are measured.
+
+    Attributes:
+        judged: where they are judged at their end.
+        score: where they are scored on their way, if some may be stopped.
+        baseline: from which recommendations are explained; it is made of training rows.
+    """
 
     judged: JudgedCourse
     score: Course | None
+    baseline: Baseline
 
 
 def prepare_courses(
@@ -81,8 +89,9 @@ def prepare_courses(
 
     starts = held_out_starts(dataset, users, DEFAULT_SEEDS, seed)
     judged = judged_course(dataset, model("judge"), starts)
+    baseline = Baseline.from_dataset(dataset)
     if not score:
-        return Courses(judged, None)
+        return Courses(judged, None, baseline)
     # Training users, as in validation: who judges in the end must not decide who gets there.
     trained_on = dataset.users.user_id[~dataset.users.held_out]
     return Courses(
@@ -98,6 +107,7 @@ def prepare_courses(
             reward=dataset.manifest.reward,
             tags=dataset.catalog.tags,
         ),
+        baseline,
     )
 
 

@@ -166,7 +166,7 @@ def _param_space(config: SweepConfig, left: list[int]) -> dict[str, Any]:
 
     samples = draw_parameters(config)
     drawn = {
-        name: tune.sample_from(lambda spec, name=name: samples[spec.config.trial][name])
+        name: tune.sample_from(lambda config, name=name: samples[config["trial"]][name])
         for name in samples[0]
     }
     return {"trial": tune.grid_search(left), **drawn}

@@ -90,7 +90,9 @@ def _run(config: TrainConfig, task: Task) -> Outcome:
     run = Run.open(config.out)
     begun = time.monotonic()
     dataset = run.dataset()
-    outcomes, evaluation = measure(run, dataset, courses.judged, DEFAULT_DECISIONS)
+    outcomes, evaluation = measure(
+        run, dataset, courses.judged, courses.baseline, DEFAULT_DECISIONS
+    )
     evaluation.save(run.directory)
     outcome = Outcome(
         outcomes=outcomes,

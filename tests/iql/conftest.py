@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -84,20 +82,3 @@ def bandit_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory)
     pq.write_table(pa.table(columns), folder / "train" / "part-00000.parquet")
     manifest.save(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> ForkServerContext:
-    """Starts processes that have Ray and torch imported already: in a second each, not ten."""
-    context = multiprocessing.get_context("forkserver")
-    # RLlib makes torch import the last as it seeds it.
-    context.set_forkserver_preload(["noetik_rllib.iql.training", "torch._inductor"])
-    return context
-
-
-@pytest.fixture(scope="session")
-def ray_address(ray_session: None) -> str:
-    """Address of the tests' Ray, for processes that join it."""
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.sweeps.config import SweepConfig
-from noetik_rllib.sweeps.pareto import pareto_front
-from noetik_rllib.sweeps.sweep import draw_parameters
+from noetik_rllib.sweeps.driver import loggers
+from noetik_rllib.sweeps.search import draw_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = {
@@ -26,7 +25,8 @@ GOOD = {
 BAD = {
     "unknown key": ({"num_sample": 3}, "unknown key 'num_sample'.*Did you mean 'num_samples'"),
     "unknown parameter": ({"train": {"betta": 1}}, "unknown parameter 'betta'.*'beta'"),
-    "unknown signal": ({"objectives": ["clicks"]}, "unknown signal 'clicks'.*'click'"),
+    "unknown objective": ({"objectives": ["clicks"]}, "unknown objective 'clicks'.*'click'"),
+    "unknown signal": ({"reward": {"simplex": ["clik", "like"]}}, "unknown signal 'clik'.*'click'"),
     "signal twice": ({"reward": {"simplex": ["like", "like"]}}, "stands there twice"),
     "one signal": ({"reward": {"simplex": ["like"]}}, "at least 2 items"),
     "no trial": ({"num_samples": 0}, "num_samples.*greater than or equal to 1"),
@@ -37,6 +37,24 @@ BAD = {
         "beta is both fixed and searched",
     ),
     "nothing searched": ({"reward": None}, "nothing is searched"),
+    "grid twice": ({"search": {"beta": {"grid": [1, 1.0]}}}, "1.0 stands there twice"),
+    "a bare value": ({"search": {"beta": 3}}, "search.beta: expected .*grid"),
+    "two kinds": ({"search": {"beta": {"grid": [1], "low": 3}}}, "search.beta.low: Extra"),
+    "empty grid": ({"search": {"beta": {"grid": []}}}, "at least 1 item"),
+    "a seed for all": ({"train": {"seed": 3}}, "train: unknown parameter 'seed'"),
+    "unknown scheduler": ({"scheduler": {"type": "pbt"}}, "scheduler.type.*'asha'"),
+    "unknown metric": (
+        {"scheduler": {"type": "asha", "metric": "diversity"}},
+        "unknown metric 'diversity'",
+    ),
+    "halving by one": (
+        {"scheduler": {"type": "asha", "reduction_factor": 1}},
+        "reduction_factor.*greater than 1",
+    ),
+    "unknown logger": ({"loggers": ["comet"]}, "'tensorboard', 'wandb' or 'mlflow'"),
+    "a bucket": ({"storage": "s3://bucket/runs"}, "storage.*is no folder"),
+    "another reference": ({"reference": {"like": 0.1}}, "'like' is no objective"),
+    "negative failures": ({"max_failures": -1}, "max_failures.*greater than or equal to 0"),
     "learners": ({"train": {"num_learners": 2}}, "num_learners is not for sweeps"),
     "a path as a name": ({"name": "../up"}, "name"),
 }
@@ -71,7 +89,7 @@ def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "tune_configs").glob("*.yaml")), ids=str)
 def test_the_shipped_files_are_valid(path: Path) -> None:
     """Fails if a file that we ship would be refused."""
-    assert SweepConfig.load(path).num_samples >= 2
+    assert len(draw_parameters(SweepConfig.load(path))) >= 2
 
 
 def test_draws_are_on_the_simplex_and_follow_the_seed(tmp_path: Path) -> None:
@@ -94,14 +112,44 @@ def test_draws_are_on_the_simplex_and_follow_the_seed(tmp_path: Path) -> None:
     assert abs(np.mean([trial["reward"]["click"] for trial in drawn]) - 0.5) < 0.2
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=12))
-def test_the_front_is_what_nobody_beats(points: list[tuple[int, int, int]]) -> None:
-    """Fails if a beaten trial is on the front, an unbeaten one off it, or the front is empty."""
-    front = pareto_front(np.array(points))
-    assert front.any()
-    for point, on_front in zip(points, front, strict=True):
-        beaten = any(
-            other != point and all(o >= p for o, p in zip(other, point, strict=True))
-            for other in points
-        )
-        assert on_front == (not beaten)
+def test_a_grid_meets_every_draw() -> None:
+    """Fails if a combination is missing, or what a grid changes is not all that changes."""
+    config = SweepConfig.model_validate(
+        {
+            **GOOD,
+            "num_samples": 3,
+            "search": {
+                "beta": {"low": 0.1, "high": 10},
+                "interpretability_coeff": {"grid": [0, 0.5]},
+                "seed": {"grid": [1, 2, 3]},
+            },
+        }
+    )
+    drawn = draw_parameters(config)
+    assert len(drawn) == 3 * 2 * 3
+    for sample in range(3):
+        trials = drawn[6 * sample : 6 * sample + 6]
+        assert len({(one["beta"], tuple(one["reward"].values())) for one in trials}) == 1
+        assert {(one["interpretability_coeff"], one["seed"]) for one in trials} == {
+            (coefficient, seed) for coefficient in (0, 0.5) for seed in (1, 2, 3)
+        }
+    assert len({one["beta"] for one in drawn}) == 3
+
+
+def test_a_sweep_reads_what_it_wrote(tmp_path: Path) -> None:
+    """Fails if a resumed sweep would draw or judge otherwise than it began."""
+    for path in sorted((ROOT / "tune_configs").glob("*.yaml")):
+        config = SweepConfig.load(path)
+        config.save(tmp_path / "sweep.yaml")
+        assert SweepConfig.load(tmp_path / "sweep.yaml") == config
+        assert draw_parameters(SweepConfig.load(tmp_path / "sweep.yaml")) == draw_parameters(config)
+
+
+def test_a_logger_that_is_not_installed_is_named() -> None:
+    """Fails if a sweep starts and then cannot tell its logger."""
+    for name in ("wandb", "mlflow"):
+        config = SweepConfig.model_validate({**GOOD, "loggers": ["tensorboard", name]})
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(UserError, match=f"{name} is not installed"):
+                loggers(config)
+    assert loggers(SweepConfig.model_validate(GOOD)) == []

@@ -1,0 +1,119 @@
+"""A sweep whose driver or trials are killed at any moment ends as if they never had been."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.runs import Run
+from noetik_rllib.sweeps.folder import SweepFolder, lock_of, trial_configs
+from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
+from tests.sweeps.conftest import Swept, sweep_config
+
+SEED = 0
+#: Reports that a driver hears if it is not disturbed: three iterations and the end of each trial.
+REPORTS = 12
+
+
+def drive(address: str, data: Path, out: Path, victim: str, moment: int) -> None:
+    """Begin or resume the sweep, and kill a process at the driver's ``moment``-th report.
+
+    By SIGKILL: nothing is cleared up, as when a machine is lost.
+    """
+    os.environ["RAY_ADDRESS"] = address
+    # This process' own locks are then removed with it, not noted as leaked by its parent.
+    multiprocessing.set_start_method("fork", force=True)
+    heard = Counter[str]()
+
+    def hear(doing: str, share: float) -> None:
+        heard["report"] += "trials done" in doing
+        if heard["report"] != moment or "trials done" not in doing:
+            return
+        number = int(doing.rpartition("trial ")[2][:4])
+        lock = lock_of(trial_configs(sweep_config(data), out)[number].out)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getpid() if victim == "driver" else int(lock.read_text().split()[0]), 9)
+
+    if out.exists():
+        resume_sweep(out, hear)
+    else:
+        run_sweep(sweep_config(data), out, hear)
+
+
+def test_every_result_is_there_once_whoever_is_killed(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    swept: Swept,
+    ray_address: str,
+    fork_server: ForkServerContext,
+) -> None:
+    """Fails if a kill loses a trial, runs a finished one again, or changes what one comes to.
+
+    The drivers' moments are drawn from a fixed seed; the last driver is left alone, but one of its
+    trials is killed as it trains and has to go on from its checkpoint.
+    """
+    out = tmp_path / "sweep"
+    rng = np.random.default_rng(SEED)
+    moments = [("driver", int(rng.integers(1, REPORTS // 2))) for _ in range(2)]
+    for victim, moment in [*moments, ("trial", 1)]:
+        arguments = (ray_address, tiny_dataset, out, victim, moment)
+        process = fork_server.Process(target=drive, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if victim == "driver" else 0)
+        done = {trial.name for trial in show_sweep(out).finished}
+        assert len(done) == (len(done) if victim == "driver" else 3)
+
+    events = SweepFolder.open(out).events()
+    ended: set[int] = set()
+    for event in events:
+        assert event.trial not in ended, f"trial {event.trial} was run again"
+        if event.what == "finish":
+            ended.add(event.trial)
+    assert len([event for event in events if event.what == "start"]) > 3
+    result = show_sweep(out)
+    for trial, expected in zip(result.trials, swept.result.trials, strict=True):
+        changes = {"training_seconds": expected.training_seconds}
+        assert trial.model_copy(update=changes) == expected
+        assert len(Run.open(out / "trials" / trial.name).progress()) == 3
+
+
+def test_two_drivers_do_not_run_one_sweep(swept: Swept) -> None:
+    """Fails if a second driver would train the same trials into the same folders."""
+    with (
+        SweepFolder.open(swept.folder).claimed(),
+        pytest.raises(UserError, match="another process is running this sweep"),
+    ):
+        resume_sweep(swept.folder)
+
+
+def test_a_journal_that_was_cut_off_is_read_and_written_on(tmp_path: Path) -> None:
+    """Fails if the last words of a killed driver hide what comes before or after them."""
+    folder = SweepFolder(tmp_path)
+    folder.note(0, "start", iteration=0)
+    folder.note(0, "finish", iteration=3)
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    folder.note(1, "start", iteration=0)
+    folder.note(1, "fail", error="no more memory")
+    found = [(event.trial, event.what) for event in folder.events()]
+    assert found == [(0, "start"), (1, "start"), (1, "fail")]
+
+
+def test_a_sweep_whose_dataset_changed_is_not_resumed(
+    mixed_dataset: Path, swept: Swept, tmp_path: Path
+) -> None:
+    """Fails if trials of one sweep are trained on different rows."""
+    folder = SweepFolder.open(swept.folder)
+    config = folder.config().model_copy(update={"data": mixed_dataset})
+    with pytest.raises(UserError, match="is not the dataset that"):
+        folder.dataset(config)
