@@ -1,4 +1,4 @@
-"""What concentrated attention costs: reward and explanations over ``interpretability_coeff``.
+r"""What concentrated attention costs: reward and explanations over ``interpretability_coeff``.
 
 Runs over coefficients and seeds on a synthetic world. The reward is the true one (``true_course``);
 concentration and faithfulness of attention, and faithfulness of attributions, are a sweep's
@@ -6,7 +6,7 @@ outcomes. Differences to coefficient 0 are paired by seed, with a 95 % t interva
 bar: a coefficient that moves concentration or faithfulness, by an interval that excludes 0, while
 the reward stays within 2 %. Run it from a clone after ``make demo``::
 
-    .venv/bin/python benchmarks/interpretability_tradeoff.py \\
+    .venv/bin/python benchmarks/interpretability_tradeoff.py \
         --data data/demo --world data/demo-world
 """
 

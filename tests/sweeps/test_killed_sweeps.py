@@ -58,20 +58,18 @@ def test_every_result_is_there_once_whoever_is_killed(
 ) -> None:
     """Fails if a kill loses a trial, runs a finished one again, or changes what one comes to.
 
-    The drivers' moments are drawn from a fixed seed; the last driver is left alone, but one of its
+    The first driver's moment is drawn from a fixed seed. The second is left alone, but one of its
     trials is killed as it trains and has to go on from its checkpoint.
+    ``benchmarks/sweep_kills.py`` kills more.
     """
     out = tmp_path / "sweep"
     rng = np.random.default_rng(SEED)
-    moments = [("driver", int(rng.integers(1, REPORTS // 2))) for _ in range(2)]
-    for victim, moment in [*moments, ("trial", 1)]:
+    for victim, moment in (("driver", int(rng.integers(1, REPORTS))), ("trial", 1)):
         arguments = (ray_address, tiny_dataset, out, victim, moment)
         process = fork_server.Process(target=drive, args=arguments)
         process.start()
         process.join()
         assert process.exitcode == (-signal.SIGKILL if victim == "driver" else 0)
-        done = {trial.name for trial in show_sweep(out).finished}
-        assert len(done) == (len(done) if victim == "driver" else 3)
 
     events = SweepFolder.open(out).events()
     ended: set[int] = set()
