@@ -182,7 +182,9 @@ def _logger(name: str, project: str) -> tune.Callback:
     if name == "wandb":
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        return WandbLoggerCallback(project=project)
+        wandb = WandbLoggerCallback(project=project)
+        wandb.setup()  # Tune calls it again; a missing key is said before anything runs
+        return wandb
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     return MLflowLoggerCallback(experiment_name=project)
