@@ -209,10 +209,10 @@ def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig])
         elif ended is not None and ended.what == "fail":
             change = {"status": "failed", "error": ended.error}
         found.append(made.model_copy(update=change))
-    return _together(config, found)
+    return together(config, found)
 
 
-def _together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
+def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
     """Add what trials say together: the front, its hypervolume, and importance."""
     reference = {
         name: config.reference.get(name, 1.0 if name in MINIMISED else 0.0)
