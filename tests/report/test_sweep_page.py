@@ -60,7 +60,7 @@ def result(costs: float = 0.0, gains: float = 0.0, **changes: Any) -> SweepResul
 
 
 def test_the_page_shows_every_trial_and_loads_nothing(tmp_path: Path) -> None:
-    """Fails if a trial or an interval is missing, a text runs as a script, or it needs a network."""
+    """Fails if a trial or an interval is missing, or a text runs as a script."""
     made = result(name="sweep")
     failed = made.trials[5].model_copy(
         update={"status": "failed", "outcomes": {}, "error": HOSTILE, "pareto": False}
