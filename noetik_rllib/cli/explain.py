@@ -65,8 +65,10 @@ def view(explanations: Sequence[Explanation]) -> Group:
     from noetik_rllib.interpret.sentence import certainty, no_history
 
     first = explanations[0]
-    after = words.plural(first.history_events, "past event")
-    said = f"What the policy recommends to user {first.user_label} after {after}."
+    after = ""
+    if first.history_events:
+        after = f" after {words.plural(first.history_events, 'past event')}"
+    said = f"What the policy recommends to user {first.user_label}{after}."
     entropy = f"Its entropy is {first.entropy:.2f} nats."
     parts: list[RenderableType] = [
         Text(" ".join(filter(None, [said, no_history(first), certainty(first), entropy])))

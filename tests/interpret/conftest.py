@@ -11,6 +11,7 @@ from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run, TrainConfig, save_policy
+from tests.interpret import planted
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,9 @@ def untrained_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     TrainConfig(data=tiny_dataset, out=directory).save(directory)
     save_policy(directory / "policy", networks, tiny_dataset)
     return Run.open(directory)
+
+
+@pytest.fixture(scope="session")
+def planted_policy() -> IQLNetworks:
+    """The policy of ``planted.trained``, which follows one liked event."""
+    return planted.trained()

@@ -139,13 +139,13 @@ def test_removals_are_true_and_the_smallest_where_they_say_so(
     assert max(sizes) > 2, "no case needed the search over larger sets"
 
 
-def test_the_planted_cause_is_what_is_removed() -> None:
+def test_the_planted_cause_is_what_is_removed(planted_policy: IQLNetworks) -> None:
     """Fails if the search does not find the one event that decides, where it is known.
 
     Without it the policy chooses among some 20 videos for no reason, and at times the same: those
     states do not count.
     """
-    networks = planted.trained()
+    networks = planted_policy
     sample = planted.draw(np.random.default_rng(2), 60)
     found_slots, liked_slots = [], []
     for state, slot, target in zip(*sample, strict=True):
