@@ -61,7 +61,7 @@ def demo(
     explain and report.
     """
     from noetik_rllib.cli.evaluation_tables import comparison, remarks
-    from noetik_rllib.cli.explain import panel
+    from noetik_rllib.cli.explain import view
     from noetik_rllib.data.world import SyntheticWorld
     from noetik_rllib.data.world import preset as world_preset
     from noetik_rllib.evaluation.evaluate import evaluate
@@ -124,5 +124,5 @@ def demo(
     out.print(comparison(result))
     out.print(remarks(result), style="dim", highlight=False, markup=False)
     out.print()
-    out.print(panel(explanations[0]))
+    out.print(view(explanations[:1]))
     out.print(f"The whole report: {report}", highlight=False, soft_wrap=True)
