@@ -212,6 +212,7 @@ def describe(
         margin=float(attribution.margin[row]),
         baseline_margin=float(attribution.baseline_margin[row]),
         history_events=len(events),
+        inert=[event for event in events if attribution.events[row, event.slot] == 0],
         reasons=influences[:reasons],
         others=influences[reasons:],
         source_shares=shares,

@@ -109,6 +109,50 @@ class Influence(_Frozen):
     event: Event | None = None
 
 
+class Removal(_Frozen):
+    """Past events without which the recommendation would be another.
+
+    Attributes:
+        slots: their places in the history.
+        events: their facts, newest first.
+        becomes: the video that takes its place.
+        is_smallest: whether it is proved, by trying, that no smaller set of events does it.
+    """
+
+    slots: list[int]
+    events: list[Event]
+    becomes: Video
+    is_smallest: bool
+
+
+class Skipped(_Frozen):
+    """What the policy would do had the user skipped one video that they watched.
+
+    Attributes:
+        event: the video, and what the user really did.
+        margin_change: margin of the recommended video after it minus before it.
+        probability: of the recommended video then.
+        becomes: the video that takes its place; None if it stays at its rank or better.
+    """
+
+    event: Event
+    margin_change: float
+    probability: float
+    becomes: Video | None
+
+
+class Counterfactual(_Frozen):
+    """What would have changed the recommendation.
+
+    Attributes:
+        removal: None if no removal of events changes it.
+        skipped: None if there is no watched event to skip.
+    """
+
+    removal: Removal | None
+    skipped: Skipped | None
+
+
 class Explanation(_Frozen):
     """Why a policy recommends a video to a user, with what the explanation leaves out.
 
@@ -131,12 +175,14 @@ class Explanation(_Frozen):
         margin: the video's logit minus the mean logit over the catalogue.
         baseline_margin: the same for the average user in the average situation without history.
         history_events: events that the policy saw.
+        inert: those of them whose attribution is exactly 0, newest first: they are no influence.
         reasons: the strongest influences, strongest first.
         others: every other influence, strongest first.
         source_shares: share of the total absolute attribution by source.
         unnamed_share: share of it that ``others`` holds.
         gap: sum of the attributions minus (margin - baseline margin): error of the computation.
         relative_gap: ``|gap|`` as a share of the total absolute attribution.
+        counterfactual: what would have changed it, None without a history.
         sentence: the explanation in words.
     """
 
@@ -153,12 +199,14 @@ class Explanation(_Frozen):
     margin: float
     baseline_margin: float
     history_events: int
+    inert: list[Event] = []
     reasons: list[Influence]
     others: list[Influence]
     source_shares: dict[Source, float]
     unnamed_share: float
     gap: float
     relative_gap: float
+    counterfactual: Counterfactual | None = None
     sentence: str = ""
 
     @property

@@ -17,10 +17,16 @@ _LARGEST_LOG = 700.0
 
 def video_label(video: Video) -> str:
     """A video with what is known of it: ``video 12 (tags 3 and 39, 14 s)``."""
+    about = about_video(video)
+    return f"video {video.label} ({about})" if about else f"video {video.label}"
+
+
+def about_video(video: Video) -> str:
+    """What is known of a video: ``tags 3 and 39, 14 s``; empty if nothing is."""
     facts = [] if video.tags is None else [words.tags(video.tags)]
     if video.duration_seconds is not None:
         facts.append(words.clip_length(video.duration_seconds))
-    return f"video {video.label} ({', '.join(facts)})" if facts else f"video {video.label}"
+    return ", ".join(facts)
 
 
 def certainty(explanation: Explanation) -> str:
@@ -107,6 +113,29 @@ def _rest(explanation: Explanation) -> str:
         f"Not named here: {words.percent(explanation.unnamed_share)} of the influence, spread "
         f"over {words.listing(counts)}."
     )
+
+
+def counterfactual_sentence(explanation: Explanation) -> str:
+    """What would have changed the recommendation; empty without a history."""
+    found = explanation.counterfactual
+    if found is None:
+        return ""
+    said = ["No removal of past events would change this choice."]
+    if removal := found.removal:
+        count = words.plural(len(removal.events), "event")
+        said = [f"Without {count} of the history, {video_label(removal.becomes)} takes its place."]
+        if removal.is_smallest:
+            said.append("No fewer would do.")
+    if skipped := found.skipped:
+        then = "it would stay"
+        if skipped.becomes is not None:
+            then = f"{video_label(skipped.becomes)} would take its place"
+        said.append(
+            f"Had they skipped video {skipped.event.video.label} "
+            f"{words.ago(skipped.event.age_seconds)}, {then}, with its probability at "
+            f"{words.percent(skipped.probability)}."
+        )
+    return " ".join(said)
 
 
 def write_sentence(explanation: Explanation) -> str:
