@@ -7,35 +7,46 @@ from pathlib import Path
 
 import click
 
-from noetik_rllib.cli.console import progress_bar
+from noetik_rllib.cli.console import err, progress_bar
 from noetik_rllib.cli.types import PATH
+
+#: Recommendations explained per user: the page lets its reader choose among them.
+CHOICES = 3
+#: Held-out users on the page unless others are asked for.
+USERS = 12
 
 
 @click.command(epilog="Example: noetik report runs/demo --user 17 --user 42")
 @click.argument("run", type=PATH)
+@click.option("--user", "names", multiple=True, help="User to explain; repeatable.")
 @click.option(
-    "--user",
-    "names",
-    multiple=True,
-    help="User to explain a recommendation to; repeatable. Default: three held-out users.",
+    "--users",
+    "count",
+    type=click.IntRange(min=1),
+    help=f"Explain this many held-out users.  [default: {USERS}, unless --user names some]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the path and the users as JSON.")
-def report(run: Path, names: tuple[str, ...], as_json: bool) -> None:
+def report(run: Path, names: tuple[str, ...], count: int | None, as_json: bool) -> None:
     """Write RUN/report.html: training, evaluation and explained recommendations on one page."""
     from noetik_rllib.interpret.explanation import Explainer, default_users
     from noetik_rllib.report.page import write_report
     from noetik_rllib.runs import Run
 
+    if names and count is not None:
+        raise click.UsageError("--user names the users to explain, --users counts others: give one")
     opened = Run.open(run)
     dataset = opened.dataset()
     users = list(dict.fromkeys(dataset.user_of(name) for name in names))
-    users = users or list(default_users(dataset))
+    if not users:
+        users = list(default_users(dataset, count or USERS))
+        if count is not None and len(users) < count:
+            err.print(f"Only {len(users)} held-out users have events in the test part.")
     explanations = []
     with progress_bar("report") as update:
         explainer = Explainer(dataset, opened.networks())
         for done, user_id in enumerate(users):
             update("explaining", done / (len(users) + 1))
-            explanations += explainer.explain(user_id)
+            explanations += explainer.explain(user_id, CHOICES)
         update("writing", len(users) / (len(users) + 1))
         path = write_report(opened, explanations)
     if as_json:

@@ -271,6 +271,7 @@ def describe(
         margin=float(attribution.value[row]),
         baseline_margin=float(attribution.baseline_value[row]),
         history_events=len(events),
+        inert=[event for event in events if attribution.events[row, event.slot] == 0],
         reasons=influences[:reasons],
         others=influences[reasons:],
         source_shares=shares,

@@ -184,6 +184,7 @@ class Explanation(_Frozen):
         margin: the video's logit minus the mean logit over the catalogue.
         baseline_margin: the same for the average user in the average situation without history.
         history_events: events that the policy saw.
+        inert: those of them whose attribution is exactly 0, newest first: they are no influence.
         reasons: the strongest influences, strongest first.
         others: every other influence, strongest first.
         source_shares: share of the total absolute attribution by source.
@@ -207,6 +208,7 @@ class Explanation(_Frozen):
     margin: float
     baseline_margin: float
     history_events: int
+    inert: list[Event] = []
     reasons: list[Influence]
     others: list[Influence]
     source_shares: dict[Source, float]

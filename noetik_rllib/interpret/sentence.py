@@ -22,12 +22,18 @@ _LARGEST_LOG = 700.0
 
 def video_label(video: Video) -> str:
     """A video with what is known of it: ``video 12 (tags 3 and 39, 14 s)``."""
+    about = about_video(video)
+    return f"video {video.label} ({about})" if about else f"video {video.label}"
+
+
+def about_video(video: Video) -> str:
+    """What is known of a video: ``tags 3 and 39, 14 s``; empty if the log tells nothing of any."""
     if video.tags == [] and video.author_id is None and video.duration_seconds is None:
-        return f"video {video.label} (no tag, author or length known)"
+        return "no tag, author or length known"
     facts = [] if video.tags is None else [words.tags(video.tags)]
     if video.duration_seconds is not None:
         facts.append(words.clip_length(video.duration_seconds))
-    return f"video {video.label} ({', '.join(facts)})" if facts else f"video {video.label}"
+    return ", ".join(facts)
 
 
 def certainty(explanation: Explanation) -> str:

@@ -200,6 +200,20 @@ def watched(ratio: float, clicked: bool) -> str:
     return "skipped" if is_skip(ratio, clicked) else f"watched {percent(ratio)} of"
 
 
+def acts(feedback: Sequence[str], log: LogFiles | None = None) -> list[str]:
+    """What the user did with a video, signal by signal.
+
+    Args:
+        feedback: names of the binary signals that are 1.
+        log: what the log holds; KuaiRand's where not given.
+
+    >>> acts(["like", "click"])
+    ['clicked it', 'liked it']
+    """
+    meanings = (log or kuairand().log).meanings
+    return [meanings.get(one, act) for one, act in _ANSWERS.items() if one in feedback]
+
+
 def event(
     *,
     name: str,
@@ -240,17 +254,17 @@ def event(
         said = f"they {did} {label} {when}"
         if did == "skipped" and watch_ratio >= 0.005:
             said += f", {percent(watch_ratio)} into it,"
-        acts = [meanings.get(signal, act) for signal, act in _ACTS.items() if signal in feedback]
-        acts += [
+        did_so = [meanings.get(signal, act) for signal, act in _ACTS.items() if signal in feedback]
+        did_so += [
             meanings[one] for one in ("click", "long_view") if one in {*meanings} & {*feedback}
         ]
-        said = f"{said} and {listing(acts)}" if acts else said.rstrip(",")
+        said = f"{said} and {listing(did_so)}" if did_so else said.rstrip(",")
     else:
         said = f"they were shown {label} {when}"
-        acts = [meanings.get(one, act) for one, act in _ANSWERS.items() if one in feedback]
+        did_so = acts(feedback, log)
         if "watch_ratio" in meanings:
-            acts.append(f"{meanings['watch_ratio']} at {percent(watch_ratio)}")
-        said += f" and {listing(acts)}" if acts else "; no signal of the log followed"
+            did_so.append(f"{meanings['watch_ratio']} at {percent(watch_ratio)}")
+        said += f" and {listing(did_so)}" if did_so else "; no signal of the log followed"
     common = []
     if shared_tags:
         common.append(f"both carry {tags(shared_tags)}")

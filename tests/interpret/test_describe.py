@@ -136,6 +136,14 @@ def test_shares_are_shares_of_all_influence() -> None:
     assert found.source_shares == {"history": 0.75, "profile": 0.0625, "situation": 0.1875}
 
 
+def test_an_event_without_any_influence_is_still_told() -> None:
+    """Otherwise a history is shown with holes, and nobody knows that the policy saw more."""
+    found = explanation(attribution(event_1=-1.0))
+    assert [event.video.video_id for event in found.inert] == [100]
+    assert found.history_events == 2
+    assert explanation(MIXED).inert == []
+
+
 @pytest.mark.parametrize(
     ("change", "before", "after"),
     [
