@@ -65,7 +65,7 @@ def _with_counterfactual(explanation: Explanation) -> Explanation:
         ),
         sets_tried=3,
     )
-    plain = explanation.sentence.replace(counterfactual_sentence(explanation), "").strip()
+    plain = explanation.sentence.replace(f" {counterfactual_sentence(explanation)}", "")
     changed = explanation.model_copy(update={"counterfactual": found, "sentence": plain})
     said = counterfactual_sentence(changed)
     # In the middle of the sentence, where it has to be cut out without a trace.

@@ -80,8 +80,10 @@ def expect_history(page: Page, explanation: Explanation) -> None:
         found = explanation.counterfactual
         decisive = found.removal.slots if found and found.removal else []
         assert ("decisive" in text) == (slot in decisive)
-        skipped = found.skipped.event.slot if found and found.skipped else None
-        assert ("if skipped: -0.37" in text) == (slot == skipped)
+        skipped = found.skipped if found else None
+        assert ("if skipped: " in text) == bool(skipped and slot == skipped.event.slot)
+        if skipped and slot == skipped.event.slot:
+            assert f"if skipped: {words.signed(skipped.margin_change)}" in text
 
 
 def expect_bar(bar: Sequence[float], fill: Sequence[float], size: float) -> None:
