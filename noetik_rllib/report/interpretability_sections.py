@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noetik_rllib.interpret import words
+from noetik_rllib.interpret.faithfulness import RANDOM
 from noetik_rllib.interpret.measure import InterpretabilityResult
 from noetik_rllib.report.behaviour_plots import agreement, behaviour_plots
 from noetik_rllib.report.faithfulness_plots import faithfulness_plots
@@ -14,7 +15,7 @@ def faithfulness_section(material: Material) -> Section | None:
     result = material.result.interpretability if material.result else None
     if result is None:
         return None
-    said = [_verdict(result), _numbers(result)]
+    said = [verdict(result), _numbers(result)]
     return plots_section(
         "faithfulness", "Can the explanations be trusted?", faithfulness_plots(result), said
     )
@@ -27,8 +28,7 @@ def behaviour_section(material: Material) -> Section | None:
         return None
     said = [
         "How much the policy reads of a past event, in times an even share: 1 is the average event "
-        "of the same history. Attention is where the network looks; attribution is what an event "
-        "does to the recommendation. Where they differ, go by attribution.",
+        "of the same history.",
         agreement(result.behaviour.everyone),
     ]
     return plots_section(
@@ -36,19 +36,19 @@ def behaviour_section(material: Material) -> Section | None:
     )
 
 
-def _verdict(result: InterpretabilityResult) -> str:
+def verdict(result: InterpretabilityResult) -> str:
     """Whether what is named first matters more than chance would name, in words."""
-    ours = result.faithfulness.orders["attribution"]
+    ours, chance = (result.faithfulness.orders[name] for name in ("attribution", RANDOM))
     # Only random orders have no gain over random orders.
     gains = [gain for gain in (ours.comprehensiveness_gain, ours.sufficiency_gain) if gain]
     needed = (
-        f"without the events that explanations name first, the recommended video loses "
-        f"{ours.comprehensiveness.mean:.2f} of its log-odds "
-        f"({words.signed(gains[0].mean)} against events named at random)"
+        f"without the events that explanations name first, the recommended video's log-odds "
+        f"{_moved(ours.comprehensiveness.mean)}, and without as many random ones they "
+        f"{_moved(chance.comprehensiveness.mean)}"
     )
     left = (
-        f"with them alone it loses {ours.sufficiency.mean:.2f} "
-        f"({words.signed(-gains[1].mean)} against random)"
+        f"with them alone they {_moved(ours.sufficiency.mean)}, and with as many random ones they "
+        f"{_moved(chance.sufficiency.mean)}"
     )
     if all(gain.low > 0 for gain in gains):
         opening = "They name what the policy rests on"
@@ -60,6 +60,10 @@ def _verdict(result: InterpretabilityResult) -> str:
         f"{opening}: {needed}, and {left}. Means over {result.faithfulness.decisions:,} held-out "
         "users, for a twentieth to half of their events."
     )
+
+
+def _moved(loss: float) -> str:
+    return f"fall by {loss:.2f}" if loss >= 0 else f"rise by {-loss:.2f}"
 
 
 def _numbers(result: InterpretabilityResult) -> str:
