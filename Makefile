@@ -4,13 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format results clean
+.PHONY: demo test lint browser format results clean
 
 demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
 	$(BIN)/noetik demo --overwrite
 
-test: lint ## everything CI checks
+test: lint browser ## everything CI checks
 	$(BIN)/pytest
+
+# Where root can install it, its absence fails the tests; elsewhere they skip what needs it.
+browser: ## Chromium, which the tests open the report page in
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium and a font with apt-get, for the tests of the report page."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+			--no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else \
+		echo "NO CHROMIUM: the tests of the report page in a browser will be skipped." >&2; \
+	fi
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.evaluation.fitted_q import (
     RIDGE,
     SessionRows,
+    describe_logged,
     load_session_rows,
     transitions,
     with_reward,
@@ -185,8 +186,9 @@ def repeat(
         block = everyone.of_users(np.concatenate(some))
         truth += true_sums(policies, simulator, block, seed=first)
         result = np.empty((len(some), len(policies), 3, len(columns)))
+        logged = describe_logged(features, block)
         for number, policy in enumerate(policies):
-            described, _ = transitions(policy, features, dataset, block)
+            described, _ = transitions(policy, features, dataset, block, logged)
             for place, users in enumerate(some):
                 own = np.searchsorted(block.users, np.sort(everyone.users[users]))
                 estimate = fit(described.of_users(own), RIDGE)

@@ -1,4 +1,4 @@
-r"""What concentrated attention costs: reward and explanations over ``interpretability_coeff``.
+r"""What few reasons cost: reward and explanations over ``interpretability_coeff``.
 
 Runs over coefficients and seeds on a synthetic world. The reward is the true one (``true_course``);
 concentration and faithfulness of attention, and faithfulness of attributions, are a sweep's
@@ -81,7 +81,7 @@ def main(
             "data": data,
             "train": {**DEMO_SETTINGS, "iterations": iterations},
             "search": {COEFFICIENT: {"grid": values}, "seed": {"grid": list(range(seeds))}},
-            "objectives": ["reward", "attention_concentration"],
+            "objectives": ["reward", "concentration"],
             "evaluation_users": users,
         }
     )

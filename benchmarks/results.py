@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 PYTHON = ".venv/bin/python"
+#: Where worlds and runs are kept for several experiments; git does not see it.
+WORLDS = "runs/worlds"
 #: Settings of the run on real rows: some three passes over the slice's 116,293 training rows.
 REAL_RUN = (
     *("--num-layers", "1", "--share", "encoder", "--batch-size", "1024", "--iterations", "4"),
@@ -84,7 +86,9 @@ def _run(words: list[str], *, as_json: bool = True) -> dict[str, Any]:
 
 
 EXPERIMENTS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
-    "pure_world": benchmark("pure_world"),
+    "pure_world": benchmark("pure_world", "--keep", WORLDS),
+    # The worlds and runs that the experiment before it has kept.
+    "explanations": benchmark("explanations", "--keep", WORLDS),
     "off_policy": benchmark("off_policy_coverage"),
     # Seed 0 was used to choose the ridge.
     "fitted_q": benchmark("fitted_q_coverage", "--seed", "1"),

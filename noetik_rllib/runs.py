@@ -38,6 +38,8 @@ POLICY_NAME = "policy"
 SNAPSHOTS_NAME = "snapshots"
 CHOSEN_NAME = "chosen.json"
 UNFINISHED_SUFFIX = ".unfinished"
+#: Settings that an earlier version had: runs that hold them stay readable.
+_RETIRED_SETTINGS = ("interpretability_events",)
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
 
@@ -119,7 +121,8 @@ class TrainConfig(NetworkSizes, IQLSettings):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise UserError("not a list of settings")
-            return cls.parse(content)
+            known = {key: value for key, value in content.items() if key not in _RETIRED_SETTINGS}
+            return cls.parse(known)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, UserError) as error:
             raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 

@@ -61,7 +61,8 @@ def demo(
     explain and report.
     """
     from noetik_rllib.cli.evaluation_tables import comparison, remarks
-    from noetik_rllib.cli.explain import panel
+    from noetik_rllib.cli.explain import view
+    from noetik_rllib.cli.report import CHOICES, USERS
     from noetik_rllib.data.world import SyntheticWorld
     from noetik_rllib.data.world import preset as world_preset
     from noetik_rllib.evaluation.evaluate import evaluate
@@ -102,11 +103,11 @@ def demo(
     with progress_bar("4/5 explain") as update:
         dataset = run.dataset()
         explainer = Explainer(dataset, run.networks())
-        users = default_users(dataset)
+        users = default_users(dataset, USERS)
         explanations = []
         for done, user_id in enumerate(users):
-            update(f"user {user_id}", done / len(users))
-            explanations += explainer.explain(user_id)
+            update("the first users held out from training", done / len(users))
+            explanations += explainer.explain(user_id, CHOICES)
     with progress_bar("5/5 report") as update:
         update("writing", 0.0)
         report = write_report(run, explanations)
@@ -124,5 +125,5 @@ def demo(
     out.print(comparison(result))
     out.print(remarks(result), style="dim", highlight=False, markup=False)
     out.print()
-    out.print(panel(explanations[0]))
+    out.print(view(explanations[:1]))
     out.print(f"The whole report: {report}", highlight=False, soft_wrap=True)

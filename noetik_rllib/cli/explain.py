@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,46 +26,74 @@ _BAR = 8
 #: Blue and orange: told apart by everyone, colour-blind or not.
 _STYLES = {"for": "blue", "against": "dark_orange3"}
 _SOURCES = {"history": "what they watched", "profile": "who they are", "situation": "when and how"}
+_HOW_TO_READ = (
+    "Margins and effects are log-odds against the catalogue's average video: +0.7 doubles the "
+    "odds. Effects compare with the average training user without history ('typically') and add up "
+    "to the margin's difference. All of it is about what the policy chooses, not about what the "
+    "user would do."
+)
 
 
 @click.command(epilog="Example: noetik explain runs/demo --user 17 --top-k 3")
 @click.argument("run", type=PATH)
 @click.option("--user", required=True, help="The user's id in the log.")
-@click.option("--top-k", type=int, default=1, show_default=True, help="Best videos to explain.")
+@click.option("--top-k", type=int, default=5, show_default=True, help="Best videos to explain.")
 @click.option("--json", "as_json", is_flag=True, help="Print the explanations as JSON.")
 def explain(run: Path, user: str, top_k: int, as_json: bool) -> None:
     """Explain what a run recommends to a user, after the user's last event in the log."""
+    from noetik_rllib.interpret import words
     from noetik_rllib.interpret.explanation import explain as explain_run
     from noetik_rllib.runs import Run
 
     opened = Run.open(run)
     explanations = explain_run(opened, opened.dataset().user_of(user), top_k)
     if len(explanations) < top_k:
-        err.print(f"Only {len(explanations)} videos are left that this user has not just seen.")
+        err.print(
+            f"There {'is' if len(explanations) == 1 else 'are'} only "
+            f"{words.plural(len(explanations), 'video')} left to recommend."
+        )
     if as_json:
         content = [explanation.model_dump(mode="json") for explanation in explanations]
         click.echo(json.dumps(content, indent=2))
         return
-    for explanation in explanations:
-        console.print(panel(explanation))
+    console.print(view(explanations))
 
 
-def panel(explanation: Explanation) -> Panel:
-    """One explanation as a terminal shows it; ``noetik demo`` prints the same."""
-    from noetik_rllib.interpret.sentence import video_label
+def view(explanations: Sequence[Explanation]) -> Group:
+    """Explanations of one user as a terminal shows them; ``noetik demo`` prints the same."""
+    from noetik_rllib.interpret import words
+    from noetik_rllib.interpret.sentence import certainty, no_history
 
-    parts: list[RenderableType] = [Text(explanation.sentence), ""]
+    first = explanations[0]
+    after = ""
+    if first.history_events:
+        after = f" after {words.plural(first.history_events, 'past event')}"
+    said = f"What the policy recommends to user {first.user_label}{after}."
+    entropy = f"Its entropy is {first.entropy:.2f} nats."
+    parts: list[RenderableType] = [
+        Text(" ".join(filter(None, [said, no_history(first), certainty(first), entropy])))
+    ]
+    parts += [_panel(explanation) for explanation in explanations]
+    return Group(*parts, Text(_HOW_TO_READ, style="dim"))
+
+
+def _panel(explanation: Explanation) -> Panel:
+    from noetik_rllib.interpret.sentence import counterfactual_sentence, standing, video_label
+
+    likely = standing(explanation)
+    parts: list[RenderableType] = [Text(f"{likely[0].upper()}{likely[1:]}.")]
     if explanation.reasons:
-        parts += [_reasons(explanation), ""]
-    parts.append(Text(_fine_print(explanation), style="dim"))
-    label = video_label(explanation.video)
+        parts += ["", _reasons(explanation)]
+    if what_if := counterfactual_sentence(explanation):
+        parts += ["", Text(what_if)]
+    parts += ["", Text(_fine_print(explanation), style="dim")]
     return Panel(
         Group(*parts),
-        title=Text(f"user {explanation.user_label} · {label}", style="bold"),
+        title=Text(f"{explanation.rank} · {video_label(explanation.video)}", style="bold"),
         title_align="left",
         box=box.ROUNDED,
         border_style="dim",
-        padding=(1, 2),
+        padding=(0, 1),
         width=min(console.width, 100),
     )
 
@@ -134,9 +163,8 @@ def _fine_print(explanation: Explanation) -> str:
         for source, share in explanation.source_shares.items()
     )
     return (
-        f"All influence: {shares}. Effects are log-odds against the catalogue's average video, "
-        "compared with the average training user without history ('typically'); they add up to "
-        f"{words.signed(change)} with an error of "
-        f"{words.signed(explanation.gap, 4)} ({words.error(explanation.relative_gap)} of all "
-        "influence)."
+        f"Margin {words.signed(explanation.margin)}: {words.signed(explanation.baseline_margin)} "
+        f"for the average user, {words.signed(change)} from what is known of this one ({shares}). "
+        f"Error of the sum {words.signed(explanation.gap, 4)}, "
+        f"{words.error(explanation.relative_gap)} of all influence."
     )

@@ -25,6 +25,7 @@ from noetik_rllib.envs.threads import one_thread
 from noetik_rllib.evaluation.baseline_cache import Kept, kept
 from noetik_rllib.evaluation.policies import FixedPolicy, ScoringPolicy
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
+from noetik_rllib.iql.retrieval import top_of_chunk
 from noetik_rllib.offline.dataset import OfflineDataset
 
 Progress = Callable[[float], None]
@@ -88,15 +89,27 @@ class GreedyPolicy(ScoringPolicy):
         """Choose the best candidate that was not shown; see ``Policy``."""
         best = np.empty(len(states), dtype=np.int64)
         for rows in self._chunks(len(states)):
-            with one_thread():
-                scores = self.model.reward_matrix(
-                    states[rows], self.weights, user_id[rows], self.candidates
-                )
+            scores = self._of_candidates(states[rows], user_id[rows])
             # One column more, for what was shown and is no candidate.
             scores = np.pad(scores, ((0, 0), (0, 1)), constant_values=-np.inf)
             np.put_along_axis(scores, self._place[shown[rows]], -np.inf, axis=1)
             best[rows] = self.candidates[scores.argmax(axis=1)]
         return best
+
+    def top_k(self, states: np.ndarray, user_id: np.ndarray, k: int) -> np.ndarray:
+        """Return the k best candidates, or of all videos where k is more; see ``Policy``."""
+        if k > len(self.candidates):
+            return super().top_k(states, user_id, k)
+        best = np.empty((len(states), k), dtype=np.int64)
+        for rows in self._chunks(len(states)):
+            scores = torch.from_numpy(self._of_candidates(states[rows], user_id[rows]))
+            best[rows] = self.candidates[top_of_chunk(scores, k)[1].numpy()]
+        return best
+
+    def _of_candidates(self, states: np.ndarray, user_id: np.ndarray) -> np.ndarray:
+        """Expected rewards (B, P)."""
+        with one_thread():
+            return self.model.reward_matrix(states, self.weights, user_id, self.candidates)
 
 
 class NoisyPolicy(ScoringPolicy):

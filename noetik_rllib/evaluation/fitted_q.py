@@ -212,10 +212,11 @@ def fitted_q(
     _check(dataset, steps)
     progress = progress or (lambda share: None)
     features = SessionFeatures(model, dataset, steps, selection=rows.uniform_rows > 0)
+    logged = describe_logged(features, rows)
     pseudo_values: dict[str, np.ndarray] = {}
     figures: dict[str, FittedQFigures] = {}
     for number, policy in enumerate(policies):
-        described, matched = transitions(policy, features, dataset, rows)
+        described, matched = transitions(policy, features, dataset, rows, logged)
         estimate = fit(described, RIDGE)
         warnings = _warnings(policy.name, estimate.support, rows)
         metrics: dict[str, Interval] = {}
@@ -253,16 +254,28 @@ def with_reward(estimate: Estimate, reward: RewardWeights) -> np.ndarray:
     return np.column_stack([signals @ reward.as_array(), signals])
 
 
+def describe_logged(features: SessionFeatures, rows: SessionRows) -> np.ndarray:
+    """Return the features of what was logged, (R, p)."""
+    return features.pairs(rows.states, rows.users[rows.user], rows.videos, rows.chosen)
+
+
 def transitions(
-    policy: Policy, features: SessionFeatures, dataset: OfflineDataset, rows: SessionRows
+    policy: Policy,
+    features: SessionFeatures,
+    dataset: OfflineDataset,
+    rows: SessionRows,
+    logged: np.ndarray,
 ) -> tuple[Transitions, float]:
-    """Describe rows, and what a policy would show after them and first; also its matched share."""
+    """Describe rows, and what a policy would show after them and first; also its matched share.
+
+    ``logged`` (R, p) holds the features of the rows' own pairs (``describe_logged``), which are the
+    same for every policy.
+    """
     steps, user_id = features.steps, rows.users[rows.user]
     click = features.click_column
 
     listed = policy.top_k(rows.states, user_id, steps)
     matched = float((listed[:, 0] == rows.videos).mean())
-    logged = features.pairs(rows.states, user_id, rows.videos, rows.chosen)
     newest = dataset.layout.unpack(rows.states).video_index
     prospect = features.prospect(rows.states, user_id, listed)
     ahead = [

@@ -15,13 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noetik_rllib.iql.interpretability import event_attention
 from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.transformer import attention_rollout
 
+#: Tokens before the events: user and context.
+_BEFORE_EVENTS = 2
 #: Attention weights of a block that are held at a time: 40 MB.
 _WEIGHTS_AT_ONCE = 10_000_000
 #: From the attention of every block and the slots that are taken, attention by event (B, H).
 _Reading = Callable[[list[Tensor], Tensor], Tensor]
+
+
+def event_attention(attention: list[Tensor], present: Tensor) -> Tensor:
+    """Return the attention rollout over the events alone, (B, H); rows sum to 1, or are all 0.
+
+    Args:
+        attention: of every block, as ``StateEncoder.encode`` gives it.
+        present: which slots are taken, (B, H) bool.
+    """
+    events = attention_rollout(attention)[:, _BEFORE_EVENTS:] * present
+    return events / events.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def event_attention_of(networks: IQLNetworks, states: np.ndarray) -> np.ndarray:

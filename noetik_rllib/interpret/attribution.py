@@ -116,7 +116,7 @@ def encode_with_presence(encoder: StateEncoder, tokens: Tokens, presence: Tensor
     """
     x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
     score = torch.where(tokens.present, _FADE * (presence - 1), -torch.inf)
-    mask = torch.cat([torch.zeros_like(score[:, :2]), score], dim=1)[:, None, None, :]
+    mask = torch.cat([score.new_zeros(len(score), 2), score], dim=1)[:, None, None, :]
     for place, block in enumerate(encoder.blocks, start=1):
         x = block(x, mask, first_only=place == len(encoder.blocks))
     return encoder.summary(x[:, 0], tokens.events, presence * tokens.weight)

@@ -8,13 +8,25 @@ from functools import partial
 
 import numpy as np
 
-from noetik_rllib.data.mapping import Mapping, kuairand
+from noetik_rllib.data.mapping import LogFiles, Mapping, kuairand
 from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.attribution import Attribution
 from noetik_rllib.interpret.baseline import Baseline
-from noetik_rllib.interpret.facts import Choice, Event, Explanation, Influence, Source, Video
+from noetik_rllib.interpret.counterfactual import Found, FoundSkip
+from noetik_rllib.interpret.facts import (
+    Choice,
+    Counterfactual,
+    Event,
+    Explanation,
+    Influence,
+    Removal,
+    Skipped,
+    Source,
+    Video,
+)
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, user_groups
+from noetik_rllib.interpret.removal import FoundRemoval
 from noetik_rllib.interpret.sentence import write_sentence
 from noetik_rllib.offline.catalog import Catalog
 from noetik_rllib.offline.manifest import Normaliser
@@ -61,7 +73,11 @@ def choose(logits: np.ndarray, seen: np.ndarray, top_k: int) -> list[Choice]:
 
 
 def _events(
-    layout: StateLayout, state: np.ndarray, video_of: Callable[[int], Video], recommended: Video
+    layout: StateLayout,
+    state: np.ndarray,
+    video_of: Callable[[int], Video],
+    recommended: Video,
+    log: LogFiles,
 ) -> list[Event]:
     """Facts of the events in a state (state size,), newest first."""
     parts = layout.unpack(state[None])
@@ -69,24 +85,64 @@ def _events(
     events = []
     for slot in np.flatnonzero(parts.present[0]):
         video = video_of(int(video_index[slot]))
+        watch_ratio = float(parts.events[0, slot, WATCH_RATIO])
+        given = [
+            name for name, bit in zip(BINARY_SIGNALS, feedback[slot], strict=True) if bit > 0.5
+        ]
+        age_seconds = float(np.expm1(np.float64(parts.events[0, slot, AGE])))
         events.append(
             Event(
                 slot=int(slot),
                 video=video,
-                watch_ratio=float(parts.events[0, slot, WATCH_RATIO]),
-                feedback=[
-                    name
-                    for name, given in zip(BINARY_SIGNALS, feedback[slot], strict=True)
-                    if given > 0.5
-                ],
-                age_seconds=float(np.expm1(np.float64(parts.events[0, slot, AGE]))),
+                watch_ratio=watch_ratio,
+                feedback=given,
+                age_seconds=age_seconds,
                 shared_tags=[tag for tag in video.tags or () if tag in (recommended.tags or ())],
                 same_author=video.author_id is not None
                 and video.author_id == recommended.author_id,
                 is_random=bool(is_random[slot]),
+                text=words.past_video(
+                    name=f"video {video.label}",
+                    video_tags=video.tags,
+                    watch_ratio=watch_ratio,
+                    feedback=given,
+                    age_seconds=age_seconds,
+                    log=log,
+                ),
             )
         )
     return events
+
+
+def _counterfactual(
+    found: Found, events: Sequence[Event], video_of: Callable[[int], Video], log: LogFiles
+) -> Counterfactual:
+    """Facts of what was found, for the same events."""
+    by_slot = {event.slot: event for event in events}
+
+    def removal(one: FoundRemoval) -> Removal:
+        return Removal(
+            slots=list(one.slots),
+            events=[by_slot[slot] for slot in one.slots],
+            becomes=video_of(one.becomes),
+            is_smallest=one.is_smallest,
+        )
+
+    def skipped(one: FoundSkip) -> Skipped:
+        event = by_slot[one.slot]
+        return Skipped(
+            event=event,
+            margin_change=one.margin_change,
+            probability=one.probability,
+            becomes=None if one.becomes is None else video_of(one.becomes),
+            text=words.had_skipped(event.text, log),
+        )
+
+    return Counterfactual(
+        removal=None if found.removal is None else removal(found.removal),
+        skipped=None if found.skip is None else skipped(found.skip),
+        sets_tried=found.sets_tried,
+    )
 
 
 def _event_text(event: Event, mapping: Mapping) -> str:
@@ -164,6 +220,7 @@ def describe(
     reasons: int = REASONS,
     mapping: Mapping | None = None,
     keys: Dict[str, Dict[int, str]] | None = None,
+    found: Found | None = None,
 ) -> Explanation:
     """Turn numbers into an explanation; the same numbers give the same explanation.
 
@@ -180,12 +237,13 @@ def describe(
         reasons: influences to name.
         mapping: what the dataset's log holds; KuaiRand's where not given.
         keys: texts that the ids of "users" and "items" stand for, where they do.
+        found: what would change the choice; None where nothing was looked for.
     """
     mapping, keys = mapping or kuairand(), keys or {}
     tagged = mapping.items is not None and mapping.items.tags is not None
     video_of = partial(Video.of, catalog, tagged=tagged, keys=keys.get("items", {}))
     video = video_of(choice.index)
-    events = _events(layout, state, video_of, video)
+    events = _events(layout, state, video_of, video, mapping.log)
     influences = _influences(
         layout=layout,
         state=state,
@@ -213,11 +271,15 @@ def describe(
         margin=float(attribution.value[row]),
         baseline_margin=float(attribution.baseline_value[row]),
         history_events=len(events),
+        inert=[event for event in events if attribution.events[row, event.slot] == 0],
         reasons=influences[:reasons],
         others=influences[reasons:],
         source_shares=shares,
         unnamed_share=sum(influence.share for influence in influences[reasons:]),
         gap=float(attribution.gap[row]),
         relative_gap=float(attribution.relative_gap[row]),
+        counterfactual=(
+            None if found is None else _counterfactual(found, events, video_of, mapping.log)
+        ),
     )
     return explanation.model_copy(update={"sentence": write_sentence(explanation)})

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.interpret.attribution import Attributor
 from noetik_rllib.interpret.baseline import Baseline
+from noetik_rllib.interpret.counterfactual import (
+    CounterfactualFinder,
+    Found,
+    slot_to_skip,
+    watched,
+)
 from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Explanation
@@ -54,6 +61,8 @@ class Explainer:
         self._attributor = Attributor(
             MarginScore(networks), self.baseline, user_groups(self._mapping)
         )
+        self._catalogue = networks.actor.embed_catalogue(networks.features)
+        self._counterfactuals = CounterfactualFinder(networks, self._catalogue)
 
     def explain(self, user_id: int, top_k: int = 1) -> list[Explanation]:
         """Explain the policy's best ``top_k`` videos after the user's last event.
@@ -102,10 +111,8 @@ class Explainer:
                 "prepare it again"
             )
         states = np.array(state, dtype=np.float32)[None]
-        with torch.no_grad():
-            logits = self.networks.actor(self.networks.features, torch.as_tensor(states))
         excluded = seen[:0] if self._mapping.log.repeats else seen[seen >= 0]
-        choices = choose(logits[0].numpy(), excluded, top_k)
+        choices = choose(self._logits(states), excluded, top_k)
         if not choices:
             raise UserError(
                 f"user {self._label(user_id)} has just seen all {count:,} videos: none is left to "
@@ -115,6 +122,11 @@ class Explainer:
         attribution = self._attributor.attribute(
             Decisions(np.repeat(states, len(videos), axis=0), videos)
         )
+        found: Sequence[Found | None] = [None] * len(videos)
+        if (seen >= 0).any():
+            answered = watched(self.dataset.layout, states[0], self._mapping.log)
+            skip = [slot_to_skip(answered, events) for events in attribution.events]
+            found = self._counterfactuals.find(states[0], videos.tolist(), excluded, skip)
         return [
             describe(
                 user_id=user_id,
@@ -128,9 +140,17 @@ class Explainer:
                 counts=self.dataset.manifest.user_numeric,
                 mapping=self._mapping,
                 keys=self.dataset.keys,
+                found=found[row],
             )
             for row, choice in enumerate(choices)
         ]
+
+    @torch.no_grad()
+    def _logits(self, states: np.ndarray) -> np.ndarray:
+        """Logits (N,) of the catalogue in one state (1, state size)."""
+        actor, catalogue = self.networks.actor, self._catalogue
+        query = actor.query(actor.encoder(self.networks.features, torch.as_tensor(states)))
+        return F.linear(query * actor.scale, catalogue.videos, catalogue.biases)[0].numpy()
 
 
 def explain(run: Run, user_id: int, top_k: int = 1) -> list[Explanation]:

@@ -75,6 +75,7 @@ class Event(_Frozen):
         feedback: names of the binary signals that are 1.
         age_seconds: since the event.
         is_random: whether the video was drawn uniformly, not chosen for the user.
+        text: what it is, as a noun.
     """
 
     slot: int
@@ -85,6 +86,7 @@ class Event(_Frozen):
     shared_tags: list[int]
     same_author: bool
     is_random: bool
+    text: str
 
 
 class Influence(_Frozen):
@@ -109,6 +111,57 @@ class Influence(_Frozen):
     event: Event | None = None
 
 
+class Removal(_Frozen):
+    """Past events without which the policy would not make this choice.
+
+    Attributes:
+        slots: their places in the history, ascending.
+        events: they, newest first. Each is needed: without the others alone, the choice stays.
+        becomes: what takes the video's place.
+        is_smallest: proved: every smaller set of events was tried.
+    """
+
+    slots: list[int]
+    events: list[Event]
+    becomes: Video
+    is_smallest: bool
+
+
+class Skipped(_Frozen):
+    """What the policy would do had the user skipped a video that they watched.
+
+    Attributes:
+        event: the watched event that speaks most for the choice, or the newest if none does.
+        margin_change: of the recommended video's margin, after minus before.
+        probability: of the recommended video then.
+        becomes: what takes its place; None where it keeps its rank or a better one.
+        text: the condition, as a clause.
+    """
+
+    event: Event
+    margin_change: float
+    probability: float
+    becomes: Video | None
+    text: str
+
+
+class Counterfactual(_Frozen):
+    """What would have to be otherwise for the policy to choose otherwise; see ``removal.py``.
+
+    The choice of rank r is changed where the video is no longer among the policy's first r, of the
+    same candidates.
+
+    Attributes:
+        removal: the smallest found; None if no set of events that was tried changes the choice.
+        skipped: None if there is no watched event to skip.
+        sets_tried: sets of events whose removal was tried; ``2 ** history_events - 1`` are all.
+    """
+
+    removal: Removal | None
+    skipped: Skipped | None
+    sets_tried: int = 0
+
+
 class Explanation(_Frozen):
     """Why a policy recommends a video to a user, with what the explanation leaves out.
 
@@ -131,12 +184,14 @@ class Explanation(_Frozen):
         margin: the video's logit minus the mean logit over the catalogue.
         baseline_margin: the same for the average user in the average situation without history.
         history_events: events that the policy saw.
+        inert: those of them whose attribution is exactly 0, newest first: they are no influence.
         reasons: the strongest influences, strongest first.
         others: every other influence, strongest first.
         source_shares: share of the total absolute attribution by source.
         unnamed_share: share of it that ``others`` holds.
         gap: sum of the attributions minus (margin - baseline margin): error of the computation.
         relative_gap: ``|gap|`` as a share of the total absolute attribution.
+        counterfactual: what would change the choice; None without history.
         sentence: the explanation in words.
     """
 
@@ -153,12 +208,14 @@ class Explanation(_Frozen):
     margin: float
     baseline_margin: float
     history_events: int
+    inert: list[Event] = []
     reasons: list[Influence]
     others: list[Influence]
     source_shares: dict[Source, float]
     unnamed_share: float
     gap: float
     relative_gap: float
+    counterfactual: Counterfactual | None = None
     sentence: str = ""
 
     @property

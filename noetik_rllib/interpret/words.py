@@ -75,12 +75,17 @@ def percent(share: float) -> str:
 
 
 def factor(ratio: float) -> str:
-    """A ratio as a number.
+    """A ratio as a number: two digits, and more of a number above 100.
 
-    >>> factor(1.34), factor(12.6), factor(5200.0)
-    ('1.3', '13', '5,200')
+    >>> factor(1.34), factor(12.6), factor(5200.0), factor(0.0312)
+    ('1.3', '13', '5,200', '0.031')
     """
-    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
+    if ratio >= 9.95:
+        return f"{ratio:,.0f}"
+    if ratio >= 0.95:
+        return f"{ratio:.1f}"
+    digits = min(12, 1 - math.floor(math.log10(ratio))) if ratio else 0
+    return f"{ratio:.{digits}f}".rstrip("0").rstrip(".") if ratio else "0"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -170,19 +175,43 @@ def tags(numbers: Sequence[int]) -> str:
     return f"tag{'s' if len(numbers) > 1 else ''} {listing([str(tag) for tag in numbers])}"
 
 
-def watched(ratio: float, clicked: bool) -> str:
-    """What a watch ratio says the user did with a video.
+def has_watched_share(log: LogFiles) -> bool:
+    """Whether a log's items are watched to a share, rather than answered in another way."""
+    return "watch_ratio" in log.signals and "watch_ratio" not in log.meanings
+
+
+def is_skip(ratio: float, clicked: bool) -> bool:
+    """Whether a watched share is that of a skip.
 
     A tenth of a long video is more than a skip: where the log counts a click (on most pages, more
-    than 7 s of watching), the share is said.
+    than 7 s of watching), it is none.
+    """
+    return ratio < SKIPPED_BELOW and not clicked
+
+
+def watched(ratio: float, clicked: bool) -> str:
+    """What a watch ratio says the user did with a video.
 
     >>> watched(0.04, False), watched(0.04, True), watched(0.62, True), watched(1.0, True)
     ('skipped', 'watched 4.0% of', 'watched 62% of', 'watched all of')
     """
     if ratio >= WHOLE_FROM:
         return "watched all of"
-    skipped = ratio < SKIPPED_BELOW and not clicked
-    return "skipped" if skipped else f"watched {percent(ratio)} of"
+    return "skipped" if is_skip(ratio, clicked) else f"watched {percent(ratio)} of"
+
+
+def acts(feedback: Sequence[str], log: LogFiles | None = None) -> list[str]:
+    """What the user did with a video, signal by signal.
+
+    Args:
+        feedback: names of the binary signals that are 1.
+        log: what the log holds; KuaiRand's where not given.
+
+    >>> acts(["like", "click"])
+    ['clicked it', 'liked it']
+    """
+    meanings = (log or kuairand().log).meanings
+    return [meanings.get(one, act) for one, act in _ANSWERS.items() if one in feedback]
 
 
 def event(
@@ -220,28 +249,59 @@ def event(
         label += ", drawn at random,"
     when = ago(age_seconds, log)
     meanings = log.meanings
-    if "watch_ratio" in log.signals and "watch_ratio" not in meanings:
+    if has_watched_share(log):
         did = watched(watch_ratio, "click" in feedback)
         said = f"they {did} {label} {when}"
         if did == "skipped" and watch_ratio >= 0.005:
             said += f", {percent(watch_ratio)} into it,"
-        acts = [meanings.get(signal, act) for signal, act in _ACTS.items() if signal in feedback]
-        acts += [
+        did_so = [meanings.get(signal, act) for signal, act in _ACTS.items() if signal in feedback]
+        did_so += [
             meanings[one] for one in ("click", "long_view") if one in {*meanings} & {*feedback}
         ]
-        said = f"{said} and {listing(acts)}" if acts else said.rstrip(",")
+        said = f"{said} and {listing(did_so)}" if did_so else said.rstrip(",")
     else:
         said = f"they were shown {label} {when}"
-        acts = [meanings.get(one, act) for one, act in _ANSWERS.items() if one in feedback]
+        did_so = acts(feedback, log)
         if "watch_ratio" in meanings:
-            acts.append(f"{meanings['watch_ratio']} at {percent(watch_ratio)}")
-        said += f" and {listing(acts)}" if acts else "; no signal of the log followed"
+            did_so.append(f"{meanings['watch_ratio']} at {percent(watch_ratio)}")
+        said += f" and {listing(did_so)}" if did_so else "; no signal of the log followed"
     common = []
     if shared_tags:
         common.append(f"both carry {tags(shared_tags)}")
     if same_author:
         common.append("both are by the same author")
     return f"{said}; {listing(common)}" if common else said
+
+
+def past_video(
+    *,
+    name: str,
+    video_tags: Sequence[int] | None,
+    watch_ratio: float,
+    feedback: Sequence[str],
+    age_seconds: float,
+    log: LogFiles,
+) -> str:
+    """A past event as a noun; arguments as ``event``'s.
+
+    >>> past_video(name="video 12", video_tags=[39], watch_ratio=1.0, feedback=[], age_seconds=180,
+    ...            log=kuairand().log)
+    'video 12 (tag 39, watched 3 minutes ago)'
+    """
+    did = "shown"
+    if has_watched_share(log):
+        did = "skipped" if is_skip(watch_ratio, "click" in feedback) else "watched"
+    facts = [] if video_tags is None else [tags(video_tags)]
+    return f"{name} ({', '.join([*facts, f'{did} {ago(age_seconds, log)}'])})"
+
+
+def had_skipped(video: str, log: LogFiles) -> str:
+    """The condition that a user had not answered a video, which is a noun of ``past_video``.
+
+    >>> had_skipped("video 12 (tag 39, watched 3 minutes ago)", kuairand().log)
+    'had they skipped video 12 (tag 39, watched 3 minutes ago)'
+    """
+    return f"had {'they skipped' if has_watched_share(log) else 'no signal followed'} {video}"
 
 
 def user_group(

@@ -85,7 +85,6 @@ class DiscreteIQLConfig(AlgorithmConfig):
         self.data_residency = defaults.data_residency
         self.data_window_mb = defaults.data_window_mb
         self.interpretability_coeff = defaults.interpretability_coeff
-        self.interpretability_events = defaults.interpretability_events
         #: Gradient steps over which ``actor_lr`` falls to 0 along a cosine, as in the official
         #: code; 0 keeps it. Off, as an Algorithm does not know how long it will be trained.
         self.actor_lr_decay_steps = 0
@@ -125,7 +124,6 @@ class DiscreteIQLConfig(AlgorithmConfig):
         data_residency: DataResidency = NotProvided,
         data_window_mb: int = NotProvided,
         interpretability_coeff: float = NotProvided,
-        interpretability_events: int = NotProvided,
         **kwargs: Any,
     ) -> DiscreteIQLConfig:
         """Set what training uses; ``__init__`` says what each setting means.
@@ -148,7 +146,6 @@ class DiscreteIQLConfig(AlgorithmConfig):
             data_residency: "auto", "memory" or "stream".
             data_window_mb: MiB of rows that are shuffled together, 1 or more.
             interpretability_coeff: 0 or more.
-            interpretability_events: 1 or more.
             **kwargs: RLlib's own (``gamma``, ``grad_clip``, ``train_batch_size_per_learner`` ...).
         """
         super().training(**kwargs)
@@ -169,7 +166,6 @@ class DiscreteIQLConfig(AlgorithmConfig):
             "data_residency": data_residency,
             "data_window_mb": data_window_mb,
             "interpretability_coeff": interpretability_coeff,
-            "interpretability_events": interpretability_events,
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -236,18 +232,17 @@ class DiscreteIQLConfig(AlgorithmConfig):
         dataset = input_dataset(self.input_)
         if dataset is not None:
             network_config(self.model_config)
-            events = dataset.manifest.history_length
-            if self.interpretability_coeff and self.interpretability_events >= events:
+            if self.interpretability_coeff and dataset.manifest.history_length < 2:
                 raise ValueError(
-                    f"interpretability_events is {self.interpretability_events}: expected fewer "
-                    f"than a state's {events} events, or nothing is ever left out"
+                    "interpretability_coeff: expected histories of 2 events or more, "
+                    "or there is nothing to concentrate"
                 )
             return
         MLPConfig.of(self.model_config)
         if self.reward_weights != RewardWeights():
             raise ValueError("reward_weights: this log has one reward, and no signals to weigh")
         if self.interpretability_coeff:
-            raise ValueError("interpretability_coeff: these networks have no attention")
+            raise ValueError("interpretability_coeff: these networks know no past events")
 
     def _find_spaces(self) -> None:
         """Take the spaces from the dataset, or from the environment that is named."""
@@ -279,7 +274,7 @@ class DiscreteIQLConfig(AlgorithmConfig):
         if dataset is None:
             return included
         if self.interpretability_coeff:
-            included[INTERPRETABILITY_KEY] = self.interpretability_events
+            included[INTERPRETABILITY_KEY] = True
         sizes = NetworkConfig.for_dataset(dataset.manifest).model_dump()
         return included | sizes | {DATASET_KEY: str(dataset.directory.resolve())}
 

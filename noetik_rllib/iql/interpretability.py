@@ -1,20 +1,26 @@
-r"""The term of the policy's loss for attention that is concentrated and faithful.
+r"""The term of the policy's loss for recommendations that rest on few past events.
 
-Attention explains a decision only if few events carry it, and if those are the events that the
-decision rests on. With :math:`\alpha` the rollout of the actor's attention over the n events of a
-state (``transformer.attention_rollout``, made to sum to 1 over the events), and :math:`q_k` the
-actor's query when only the k most attended events are left,
+A recommendation can be explained in a few words only if few events carry it. With :math:`e_j` the
+token of event j and :math:`w_j` its weight in the history's mean (``transformer.StateEncoder``),
+:math:`W` the part of the actor's query layer that reads that mean, and :math:`e_v - \bar e` the
+logged video's embedding less the batch's average one, event j moves the video's log-odds against an
+average video, directly and up to a factor that all events share, by
 
-.. math:: L = \frac{H(\alpha)}{\log n} + \frac{\|q - q_k\|^2}{\|q\|^2}
+.. math:: a_j = w_j \langle W e_j, e_v - \bar e \rangle
+          \qquad L = \frac{H(|a| / \sum_k |a_k|)}{\log n}
 
-averaged over a batch, in which states with k events or fewer count 0: there is nothing to leave
-out. (A mean over the other states alone would weigh learners' batches unequally.) The first part is
-the entropy of attention (Nguyen et al. 2025, arXiv 2501.12775, minimise it): 1 where all events are
-attended alike. The second is the insufficiency of those events, in the spirit of ERASER's
-sufficiency (DeYoung et al. 2020): every logit is linear in the query, so where it is 0 the k events
-alone give the same policy, over a catalogue of any size. Its denominator has no gradient: larger
-queries would lower it for nothing. Events are removed through the mask, so that a shortened history
-is one that the network knows. First derivatives suffice: fused attention stays in use elsewhere.
+with H the entropy and n the number of events, averaged over a batch in which states with fewer than
+two events count 0. (A mean over the others alone would weigh learners' batches unequally.) L is 1
+where all events move the video alike, and 0 where one event does.
+
+It is the entropy of attributions by gradient times input (Shrikumar et al. 2016) along the direct
+path, which is most of them in these networks, at the cost of one product: first derivatives
+suffice, and no second pass. Attention's entropy instead (Nguyen et al. 2025, arXiv 2501.12775) made
+attention collapse on one event without changing what the policy rests on: attention does not see
+which video is asked for, and what an event adds to the mean passes it by (docs/faithfulness.md has
+figures).
+
+Shapes: B states, H history slots, D channels.
 """
 
 from __future__ import annotations
@@ -23,51 +29,38 @@ import torch
 from torch import Tensor
 
 from noetik_rllib.iql.networks import Actor
-from noetik_rllib.iql.transformer import Tokens, attention_rollout
-
-#: Tokens before the events: user and context.
-_BEFORE_EVENTS = 2
+from noetik_rllib.iql.transformer import Tokens
+from noetik_rllib.iql.video_tower import VideoFeatures
 
 
-def event_attention(attention: list[Tensor], present: Tensor) -> Tensor:
-    """Return the attention rollout over the events alone, (B, H); rows sum to 1, or are all 0.
-
-    Args:
-        attention: of every block, as ``StateEncoder.encode`` gives it.
-        present: which slots are taken, (B, H) bool.
-    """
-    events = attention_rollout(attention)[:, _BEFORE_EVENTS:] * present
-    return events / events.sum(dim=1, keepdim=True).clamp(min=1e-12)
-
-
-def most_attended(attention: Tensor, present: Tensor, count: int) -> Tensor:
-    """Return which of the events (B, H) are among the ``count`` most attended, (B, H) bool."""
-    top = attention.topk(min(count, attention.shape[1]), dim=1).indices
-    chosen = torch.zeros_like(present).scatter_(1, top, True)
-    return chosen & present
-
-
-def penalties(
-    actor: Actor, tokens: Tokens, query: Tensor, attention: list[Tensor], count: int
-) -> tuple[Tensor, Tensor]:
-    """Return the mean attention entropy and insufficiency of B states, two scalars.
+def direct_effects(actor: Actor, features: VideoFeatures, tokens: Tokens, videos: Tensor) -> Tensor:
+    """Return how much each event moves a video directly, (B, H); 0 at empty slots.
 
     Args:
         actor: the policy.
+        features: of the catalogue.
         tokens: of the states.
-        query: what the actor makes of them, (B, D).
-        attention: on the way there, of every block.
-        count: k, the events that should suffice.
-
-    Returns:
-        Both 0 where no state has more than k events.
+        videos: one of each state, (B,) int64.
     """
-    present = tokens.present
-    alpha = event_attention(attention, present)  # (B, H)
+    embedded, _ = actor.embed(features, videos)
+    contrast = embedded - embedded.mean(dim=0)  # (B, D)
+    size = contrast.shape[1]
+    # <W e, c> = <e, W^T c>: one product a state, not one an event.
+    direction = contrast @ actor.query.weight[:, size:]
+    return (tokens.events @ direction[:, :, None])[..., 0] * tokens.weight
+
+
+def effect_entropy(effects: Tensor, present: Tensor) -> Tensor:
+    """Return the mean relative entropy of the effects' shares, a scalar in [0, 1].
+
+    Args:
+        effects: of the events, (B, H).
+        present: which slots are taken, (B, H) bool.
+    """
+    # In single precision also under autocast: logarithms of small shares.
+    size = effects.float().abs() * present
+    share = size / size.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(dim=1)  # (B,)
     number = present.sum(dim=1)
-    counts = (number > count).to(query.dtype)  # (B,)
-    entropy = -(alpha * alpha.clamp(min=1e-12).log()).sum(dim=1) / number.clamp(min=2).log()
-    kept = most_attended(alpha, present, count)
-    reduced = actor.query(actor.encoder.encode(tokens.keeping(kept)))
-    change = (query - reduced).square().sum(dim=1) / query.detach().square().sum(dim=1)
-    return (entropy * counts).mean(), (change * counts).mean()
+    relative = entropy / number.clamp(min=2).to(entropy.dtype).log()
+    return torch.where(number > 1, relative, 0.0).mean()

@@ -17,8 +17,7 @@ from noetik_rllib.iql import losses
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.random_state import random_state, set_random_state
 from noetik_rllib.iql.rl_module import (
-    ATTENTION_ENTROPY,
-    INSUFFICIENCY,
+    EFFECT_ENTROPY,
     LOG_PROBS,
     NEXT_V_VALUES,
     Q_VALUES,
@@ -67,8 +66,7 @@ RANDOM_STATE = "random_state"
 _OPTIONAL_STATISTICS = (
     *(f"{part}_mean_{name}" for part in ("q", "v", "advantage") for name in SIGNALS),
     "probe_loss",
-    ATTENTION_ENTROPY,
-    INSUFFICIENCY,
+    EFFECT_ENTROPY,
     "shared_gradient_norm",
     "probes_gradient_norm",
 )
@@ -187,10 +185,9 @@ class DiscreteIQLTorchLearner(TorchLearner):
             probe_losses = critics(module.unweighted)
             values["probe_loss"] = probe_losses[0] + probe_losses[1]
             loss = loss + values["probe_loss"]
-        if ATTENTION_ENTROPY in fwd_out:
-            for name in (ATTENTION_ENTROPY, INSUFFICIENCY):
-                values[name] = fwd_out[name]
-                loss = loss + config.interpretability_coeff * fwd_out[name]
+        if EFFECT_ENTROPY in fwd_out:
+            values[EFFECT_ENTROPY] = fwd_out[EFFECT_ENTROPY]
+            loss = loss + config.interpretability_coeff * fwd_out[EFFECT_ENTROPY]
         self._accumulate(module_id, "loss", values)
         return loss
 

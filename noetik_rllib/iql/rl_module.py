@@ -25,9 +25,8 @@ Q_VALUES = "q_values"
 V_VALUES = "v_values"
 NEXT_V_VALUES = "next_v_values"
 TARGET_Q_VALUES = "target_q_values"
-#: And, where the interpretability term has a weight, two scalars (``interpretability.py``).
-ATTENTION_ENTROPY = "attention_entropy"
-INSUFFICIENCY = "insufficiency"
+#: And, where the interpretability term has a weight, a scalar (``interpretability.py``).
+EFFECT_ENTROPY = "effect_entropy"
 
 
 class DiscreteIQLTorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, ValueFunctionAPI):
@@ -63,7 +62,7 @@ class DiscreteIQLTorchRLModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI
     def online(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Return LOG_PROBS, Q_VALUES and V_VALUES of logged actions, with gradients.
 
-        And the interpretability term's two parts, where it has a weight.
+        And the interpretability term, where it has a weight.
         """
 
     def make_target_networks(self) -> None:

@@ -102,13 +102,11 @@ class IQLSettings(BaseModel):
     data_window_mb: int = Field(
         default=2048, ge=1, description="Size of the rows that are shuffled together, in MiB."
     )
-    # Off: it costs a second pass of the actor.
+    # Off: what is learnt for the reward is then learnt for nothing else.
     interpretability_coeff: float = Field(
-        default=0.0, ge=0, description="Weight of the term for concentrated, faithful attention."
-    )
-    # As many reasons as an explanation names.
-    interpretability_events: int = Field(
-        default=3, ge=1, description="Most attended events that should suffice for a decision."
+        default=0.0,
+        ge=0,
+        description="Weight of the term for recommendations that rest on few past events.",
     )
 
 

@@ -15,8 +15,7 @@ from noetik_rllib.iql import interpretability
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import Actor, IQLNetworks, QNetwork, VNetwork
 from noetik_rllib.iql.rl_module import (
-    ATTENTION_ENTROPY,
-    INSUFFICIENCY,
+    EFFECT_ENTROPY,
     LOG_PROBS,
     PRECISION_KEY,
     Q_VALUES,
@@ -31,8 +30,8 @@ from noetik_rllib.offline.dataset import OfflineDataset
 
 #: Key of ``model_config``: folder of the dataset.
 DATASET_KEY = "dataset"
-#: Key of ``model_config``: events that should suffice for a decision; 0 leaves the term out.
-INTERPRETABILITY_KEY = "interpretability_events"
+#: Key of ``model_config``: whether the interpretability term is computed.
+INTERPRETABILITY_KEY = "interpretability"
 
 
 def network_config(model_config: dict[str, Any]) -> NetworkConfig:
@@ -93,13 +92,11 @@ class TransformerIQLTorchRLModule(DiscreteIQLTorchRLModule):
     def online(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Return LOG_PROBS, Q_VALUES and V_VALUES of logged videos, with gradients.
 
-        And the interpretability term's two parts, where it has a weight.
+        And the interpretability term, where it has a weight.
         """
         actor, features = self.actor, self.features
         tokens = actor.encoder.embed(features, states)
-        count = self.model_config.get(INTERPRETABILITY_KEY, 0)
-        attention: list[Tensor] | None = [] if count else None
-        summary = actor.encoder.encode(tokens, attention)
+        summary = actor.encoder.encode(tokens)
         query = actor.query(summary)
         out = {LOG_PROBS: actor.log_prob(features, query, actions)}
         if self.q.encoder is actor.encoder:
@@ -108,11 +105,9 @@ class TransformerIQLTorchRLModule(DiscreteIQLTorchRLModule):
         else:
             out[Q_VALUES] = self.q(features, states, actions)
             out[V_VALUES] = self.v(features, states)
-        if attention is not None:
-            entropy, insufficiency = interpretability.penalties(
-                actor, tokens, query, attention, count
-            )
-            out |= {ATTENTION_ENTROPY: entropy, INSUFFICIENCY: insufficiency}
+        if self.model_config.get(INTERPRETABILITY_KEY):
+            effects = interpretability.direct_effects(actor, features, tokens, actions)
+            out[EFFECT_ENTROPY] = interpretability.effect_entropy(effects, tokens.present)
         return out
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:

@@ -25,9 +25,9 @@ LABELS = {
 #: What a setting is recommended for, the first that any setting clearly raises: an explanation that
 #: is faithful is worth more than one that is short.
 _PREFERRED = (
-    "attention_faithfulness",
     "faithfulness",
     "concentration",
+    "attention_faithfulness",
     "attention_concentration",
 )
 

@@ -94,6 +94,20 @@ def test_what_was_shown_may_be_no_candidate(world: Planted, starts: SessionStart
     assert (policy.recommend(states, users, without) == 7).all()
 
 
+def test_the_list_is_what_would_be_shown(world: Planted, starts: SessionStarts) -> None:
+    """Fitted Q evaluation and sessions would be of two policies; or a short list would fail."""
+    policy = GreedyPolicy(world.model, REWARD, np.array([3, 7, 20]))
+    states, users = starts.states, starts.user_id
+    listed = policy.top_k(states, users, 3)
+    for place in range(3):
+        shown = policy.recommend(states, users, listed[:, :place])
+        np.testing.assert_array_equal(listed[:, place], shown)
+    everything = GreedyPolicy(world.model, REWARD)
+    np.testing.assert_array_equal(
+        policy.top_k(states, users, 4), everything.top_k(states, users, 4)
+    )
+
+
 def test_cycle_repeats_after_its_last_video(world: Planted, starts: SessionStarts) -> None:
     """The published behaviour, few videos for everybody in turn, would not be what is compared."""
     policy = CyclePolicy(np.array([5, 1, 9]), np.linspace(0, 1, 60))

@@ -15,6 +15,7 @@ from noetik_rllib.evaluation.fitted_q import (
     FittedQResult,
     SessionRows,
     choices,
+    describe_logged,
     fitted_q,
     load_session_rows,
     transitions,
@@ -183,7 +184,9 @@ def test_a_log_of_chosen_videos_alone_is_remarked_on(
     rows = load_session_rows(world.dataset)
     assert rows.uniform_rows == 0
     features = SessionFeatures(world.judge, world.dataset, STEPS, selection=False)
-    described, matched = transitions(popularity(world.dataset), features, world.dataset, rows)
+    described, matched = transitions(
+        popularity(world.dataset), features, world.dataset, rows, describe_logged(features, rows)
+    )
     assert np.isfinite(described.features).all()
     assert 0 < matched < 1
     found = fitted_q(

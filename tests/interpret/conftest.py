@@ -29,5 +29,5 @@ def untrained_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def planted_policy() -> IQLNetworks:
-    """The policy of ``planted``, trained once for all."""
+    """The policy of ``planted.trained``, which follows one liked event."""
     return planted.trained()

@@ -13,6 +13,7 @@ from noetik_rllib.data.signals import BINARY_SIGNALS
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.attribution import Attribution
 from noetik_rllib.interpret.baseline import Baseline
+from noetik_rllib.interpret.counterfactual import Found
 from noetik_rllib.interpret.describe import choose, describe
 from noetik_rllib.interpret.facts import Choice, Explanation
 from noetik_rllib.interpret.groups import CONTEXT_GROUPS, USER_GROUPS
@@ -86,18 +87,23 @@ def attribution(**values: float) -> Attribution:
 
 
 def explanation(
-    influence: Attribution, at: np.ndarray | None = None, choice: Choice = CHOICE
+    influence: Attribution,
+    at: np.ndarray | None = None,
+    choice: Choice = CHOICE,
+    found: Found | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Explanation:
     return describe(
         user_id=17,
         choice=choice,
         state=state() if at is None else at,
         layout=LAYOUT,
-        catalog=CATALOG,
+        catalog=catalog,
         attribution=influence,
         row=0,
         baseline=BASELINE,
         counts=COUNTS,
+        found=found,
     )
 
 
@@ -128,6 +134,14 @@ def test_shares_are_shares_of_all_influence() -> None:
     assert [reason.share for reason in found.reasons] == [0.5, 0.25, 0.125]
     assert found.unnamed_share == 0.125
     assert found.source_shares == {"history": 0.75, "profile": 0.0625, "situation": 0.1875}
+
+
+def test_an_event_without_any_influence_is_still_told() -> None:
+    """Otherwise a history is shown with holes, and nobody knows that the policy saw more."""
+    found = explanation(attribution(event_1=-1.0))
+    assert [event.video.video_id for event in found.inert] == [100]
+    assert found.history_events == 2
+    assert explanation(MIXED).inert == []
 
 
 @pytest.mark.parametrize(
@@ -234,19 +248,30 @@ def test_a_user_without_history_is_said_to_have_none() -> None:
 def test_unknown_facts_are_left_out() -> None:
     """Otherwise two unknown authors are "the same", or a duration of 0 s is claimed."""
     unknown = replace(CATALOG, author_id=np.full(5, -1), duration_ms=np.zeros(5, dtype=np.int64))
-    found = describe(
-        user_id=17,
-        choice=CHOICE,
-        state=state(),
-        layout=LAYOUT,
-        catalog=unknown,
-        attribution=MIXED,
-        row=0,
-        baseline=BASELINE,
-        counts=COUNTS,
-    )
+    found = explanation(MIXED, catalog=unknown)
     assert "same author" not in found.sentence
     assert "video 102 (tags 8 and 39)" in found.sentence
+
+
+def test_a_video_of_which_nothing_is_known_is_said_to_be_one() -> None:
+    """Fails if the reader takes what is unknown for what is not worth saying."""
+    tags = CATALOG.tags.copy()
+    tags[2] = -1
+    blank = replace(
+        CATALOG, author_id=np.full(5, -1), duration_ms=np.zeros(5, dtype=np.int64), tags=tags
+    )
+    text = explanation(MIXED, catalog=blank).sentence
+    assert "is video 102 (no tag, author or length known), with a probability" in text
+    known = explanation(MIXED, catalog=replace(blank, author_id=np.full(5, 9))).sentence
+    assert "is video 102 (no tag), with a probability" in known
+
+
+def test_an_only_candidate_is_no_choice() -> None:
+    """Fails if the policy is called certain of what it could not choose otherwise."""
+    alone = {"probability": 1.0, "candidates": 1, "runner_up": None, "lead": None, "entropy": 0.0}
+    text = explanation(MIXED, choice=CHOICE.model_copy(update=alone)).sentence
+    assert "it is the only video left to recommend." in text
+    assert "certain" not in text
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from noetik_rllib.cli.console import out as console
 from noetik_rllib.cli.errors import run as run_command
+from noetik_rllib.cli.explain import view
 from noetik_rllib.cli.main import cli
 from noetik_rllib.errors import UserError
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.explanation import Explainer, default_users, explain
+from noetik_rllib.interpret.sentence import (
+    certainty,
+    counterfactual_sentence,
+    standing,
+    video_label,
+)
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import PARTS, OfflineDataset, Users
@@ -111,6 +120,40 @@ def test_a_user_with_a_profile_and_no_event_is_explained_from_the_profile(
     assert found.source_shares["situation"] == 0, "the average situation differs from itself"
     assert found.source_shares["profile"] == pytest.approx(1)
     assert found.candidates == len(dataset.catalog)
+    assert found.counterfactual is None, "there is nothing to remove"
+    with console.capture() as capture:
+        console.print(view([found]))
+    text = " ".join(capture.get().split())
+    assert text.startswith("What the policy recommends to user 5000. No watched video of this user")
+
+
+def test_counterfactuals_are_of_the_events_that_are_told(
+    explainer: Explainer, user_id: int
+) -> None:
+    """Fails if what would change a choice is told of other events, videos or ranks."""
+    explanations = explainer.explain(user_id, top_k=5)
+    first = [one.video.index for one in explanations]
+    changed = 0
+    for one in explanations:
+        told = {influence.event.slot: influence for influence in one.influences if influence.event}
+        assert one.counterfactual is not None
+        removal, skipped = one.counterfactual.removal, one.counterfactual.skipped
+        if removal is not None:
+            changed += 1
+            assert removal.events == [told[slot].event for slot in removal.slots]
+            assert removal.becomes.index not in first[: one.rank]
+            assert all(event.text in one.sentence for event in removal.events[:3])
+        assert skipped is not None
+        assert skipped.event == told[skipped.event.slot].event
+        assert skipped.event.watch_ratio >= words.SKIPPED_BELOW or "click" in skipped.event.feedback
+        reasons = [reason.event for reason in one.reasons if reason.direction == "for"]
+        strongest = [
+            event
+            for event in reasons
+            if event and not words.is_skip(event.watch_ratio, "click" in event.feedback)
+        ]
+        assert not strongest or skipped.event == strongest[0]
+    assert changed
 
 
 def test_fewer_videos_than_asked_for(explainer: Explainer, user_id: int) -> None:
@@ -157,18 +200,55 @@ def test_everything_seen_leaves_nothing(untrained_run: Run, explainer: Explainer
         Explainer(small, IQLNetworks(config, small.catalog)).explain_state(1, state)
 
 
-def test_the_command_prints_the_explanation(untrained_run: Run, user_id: int) -> None:
-    """Otherwise the terminal shows other numbers than the library computes."""
-    found = explain(untrained_run, user_id)[0]
-    arguments = ["explain", str(untrained_run.directory), "--user", str(user_id)]
-    shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+def printed(run: Run, *arguments: str) -> str:
+    """What the command prints, boxes and line breaks apart."""
+    shown = CliRunner().invoke(
+        cli, ["explain", str(run.directory), *arguments], catch_exceptions=False
+    )
     assert shown.exit_code == 0
-    text = " ".join(shown.output.replace("│", " ").split())
-    assert found.sentence in text
-    for reason in found.reasons:
-        assert words.signed(reason.attribution) in text
-    printed = CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
-    assert json.loads(printed.output) == [found.model_dump(mode="json")]
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", shown.stdout).split())
+
+
+def test_the_command_prints_the_explanations(untrained_run: Run, user_id: int) -> None:
+    """Fails if the terminal shows other numbers than the library computes, or leaves one out."""
+    explanations = explain(untrained_run, user_id, 5)
+    text = printed(untrained_run, "--user", str(user_id))
+    assert text == printed(untrained_run, "--user", str(user_id)), "same input, other text"
+    assert certainty(explanations[0]) in text
+    assert f"{explanations[0].entropy:.2f} nats" in text
+    for found, panel in zip(
+        explanations, text.split(" nats. ")[1].split("nfluence. "), strict=False
+    ):
+        # What it is, the reasons with numbers and direction, what would change it, the margin,
+        # what is left out, and the error.
+        assert video_label(found.video) in panel
+        assert standing(found)[2:] in panel
+        for reason in found.reasons:
+            # The words are broken over the lines of a column.
+            assert f"{words.signed(reason.attribution)} {words.percent(reason.share)}" in panel
+        assert counterfactual_sentence(found) in panel
+        assert f"Margin {words.signed(found.margin)}" in panel
+        assert f"{words.percent(found.unnamed_share)} {len(found.others)} smaller" in panel
+        assert words.error(found.relative_gap) in panel
+    done = CliRunner().invoke(
+        cli,
+        ["explain", str(untrained_run.directory), "--user", str(user_id), "--json"],
+        catch_exceptions=False,
+    )
+    assert json.loads(done.output) == [found.model_dump(mode="json") for found in explanations]
+
+
+def test_the_command_says_how_few_videos_are_left(untrained_run: Run, user_id: int) -> None:
+    """Fails if fewer videos than asked for are printed as if that were all right."""
+    count = explain(untrained_run, user_id)[0].candidates
+    arguments = ["--user", str(user_id), "--top-k", str(count + 1), "--json"]
+    done = CliRunner().invoke(
+        cli, ["explain", str(untrained_run.directory), *arguments], catch_exceptions=False
+    )
+    assert f"There are only {count} videos left to recommend." in done.stderr
+    last = json.loads(done.stdout)[-1]
+    assert last["rank"] == count
+    assert "No other video is left to take its place" in last["sentence"]
 
 
 def test_the_commands_mistakes_are_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,14 @@ def test_a_user_is_called_what_the_log_calls_them(tmp_path: Path) -> None:
     assert printed["users"] == ["Bob", "Cy the 3rd"]
     page = html.unescape(Path(printed["report"]).read_text(encoding="utf-8"))
     assert shlex.join(["--user", "Bob", "--user", "Cy the 3rd"]) in page
-    assert f"noetik explain {shlex.quote(str(run.directory))} --user 'Cy the 3rd'" in page
+    assert f"noetik explain {shlex.quote(str(run.directory))} --user Bob --top-k 3" in page
+    # The explorer takes the same names, and has no column for what this log does not hold.
+    found = re.search(r'id="explorer-data">(.*?)</script>', page)
+    assert found
+    explorer = json.loads(found[1])
+    assert [user["name"] for user in explorer["users"]] == ["Bob", "Cy the 3rd"]
+    assert explorer["watched"] is None
+    assert {event["watched"] for event in explorer["users"][0]["history"]} == {None}
 
 
 def test_a_refusal_calls_a_user_what_the_log_calls_them(tmp_path: Path) -> None:

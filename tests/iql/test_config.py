@@ -87,13 +87,6 @@ def test_no_data_and_wrong_data_are_told_apart(tmp_path: Path) -> None:
         config.validate()
 
 
-def test_a_term_that_leaves_nothing_out_is_refused(tiny_config: DiscreteIQLConfig) -> None:
-    """Fails if the interpretability term is paid for and is always 0."""
-    tiny_config.training(interpretability_coeff=0.5, interpretability_events=16)
-    with pytest.raises(ValueError, match="interpretability_events is 16: expected fewer"):
-        tiny_config.validate()
-
-
 def test_a_number_as_text_is_a_number(tiny_config: DiscreteIQLConfig) -> None:
     """Fails if a setting passes the check as text and breaks a learner later."""
     tiny_config.training(expectile="0.8").validate()

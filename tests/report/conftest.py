@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import FitRecord
@@ -19,6 +22,18 @@ from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
+from tests.report.explored import Explored, explored_page, hostile_page
+
+#: No sandbox: CI runs as root. The rest keeps Chromium from calling home.
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 PROGRESS = [
     {
@@ -108,27 +123,26 @@ def evaluation() -> EvaluationResult:
     return EvaluationResult(policy="iql", reward=RewardWeights(), sessions=sessions, judge=judge)
 
 
+def write_run(directory: Path, data: Path, **settings: object) -> Run:
+    """Write a run with random weights; ``settings`` go into its configuration."""
+    directory.mkdir()
+    dataset = OfflineDataset(data)
+    torch.manual_seed(0)
+    networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
+    values = {"data": data, "out": directory, "iterations": len(PROGRESS), **settings}
+    TrainConfig.parse(values).save(directory)
+    save_policy(directory / "policy", networks, data)
+    write_progress(directory, PROGRESS)
+    evaluation().save(directory)
+    return Run.open(directory)
+
+
 @pytest.fixture
 def make_run(tiny_dataset: Path, tmp_path: Path) -> Callable[..., Run]:
     """Make a run with random weights; ``settings`` go into its configuration."""
 
     def make(name: str = "made", **settings: object) -> Run:
-        directory = tmp_path / name
-        directory.mkdir()
-        dataset = OfflineDataset(tiny_dataset)
-        torch.manual_seed(0)
-        networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog)
-        values = {
-            "data": tiny_dataset,
-            "out": directory,
-            "iterations": len(PROGRESS),
-            **settings,
-        }
-        TrainConfig.parse(values).save(directory)
-        save_policy(directory / "policy", networks, tiny_dataset)
-        write_progress(directory, PROGRESS)
-        evaluation().save(directory)
-        return Run.open(directory)
+        return write_run(tmp_path / name, tiny_dataset, **settings)
 
     return make
 
@@ -141,8 +155,71 @@ def run(make_run: Callable[..., Run]) -> Run:
 
 @pytest.fixture(scope="session")
 def explanations(tiny_dataset: Path) -> list[Explanation]:
-    """Two recommendations to one user."""
+    """Two recommendations to each of two users."""
     dataset = OfflineDataset(tiny_dataset)
     torch.manual_seed(0)
     networks = IQLNetworks(NetworkConfig.for_dataset(dataset.manifest), dataset.catalog).eval()
-    return Explainer(dataset, networks).explain(default_users(dataset)[0], top_k=2)
+    explainer = Explainer(dataset, networks)
+    return [one for user in default_users(dataset)[:2] for one in explainer.explain(user, top_k=2)]
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """One headless Chromium for every test that opens a page."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        pytest.fail("there is no Chromium, and it can be installed: run 'make browser'")
+    if path is None:
+        pytest.skip("THE REPORT PAGE WAS NOT TESTED IN A BROWSER: there is no Chromium here")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def context_of(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Make windows of a browser, with the settings that a test is about.
+
+    Whatever is opened in them must stay without an error, a refused script and a request.
+    """
+    made: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def requested(request: Request) -> None:
+        if not (request.is_navigation_request() and request.url.startswith("file://")):
+            problems.append(request.url)
+
+    def make(**settings: object) -> BrowserContext:
+        context = browser.new_context(**settings)
+        context.on("console", lambda message: problems.append(message.text))
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        context.on("dialog", lambda dialog: problems.append(dialog.message))
+        context.on("request", requested)
+        made.append(context)
+        return context
+
+    yield make
+    for context in made:
+        context.close()
+    assert not problems
+
+
+@pytest.fixture
+def page(context_of: Callable[..., BrowserContext]) -> Page:
+    """A window on a desk."""
+    return context_of().new_page()
+
+
+@pytest.fixture(scope="package")
+def explored(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """A page with four users and three choices each."""
+    return explored_page(write_run(tmp_path_factory.mktemp("explored") / "a run", tiny_dataset))
+
+
+@pytest.fixture(scope="package")
+def hostile(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """A page of a folder, users and videos whose names are attacks."""
+    folder = tmp_path_factory.mktemp("hostile") / "<img src=x onerror=alert(1)>"
+    return hostile_page(write_run(folder, tiny_dataset))

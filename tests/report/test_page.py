@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -49,7 +51,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.pieces.append(data)
 
     @property
@@ -63,6 +65,14 @@ class Page(HTMLParser):
 def page_of(run: Run, explanations: list[Explanation]) -> tuple[str, Page]:
     html = write_report(run, explanations).read_text(encoding="utf-8")
     return html, Page(html)
+
+
+def explorer_of(run: Run) -> dict[str, Any]:
+    """The data of the explorer on a run's page."""
+    html = (run.directory / REPORT_NAME).read_text(encoding="utf-8")
+    found = re.search(r'id="explorer-data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
 
 
 def test_every_element_is_closed_and_every_id_is_its_own(
@@ -86,11 +96,27 @@ def test_nothing_is_loaded_from_anywhere(run: Run, explanations: list[Explanatio
     """Otherwise the page breaks offline, or tells others who reads it."""
     html, page = page_of(run, explanations)
     assert "://" not in html
-    assert not re.search(r"<(script|link|img|iframe|object|embed|base)\b", html)
+    assert not re.search(r"<(link|img|iframe|object|embed|base)\b", html)
     assert not page.values("src")
     assert all(value.startswith("#") for value in page.values("href"))
     assert "@import" not in html
-    assert "default-src 'none'" in html
+    (policy,) = (value for value in page.values("content") if "default-src" in value)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+
+
+def test_only_the_script_of_the_page_may_run(run: Run, explanations: list[Explanation]) -> None:
+    """Otherwise the explorer is dead, or a script that a name smuggled in would run."""
+    html, page = page_of(run, explanations)
+    policy = next(value for value in page.values("content") if "default-src" in value)
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert page.values("type").count("application/json") == 1
+    html, page = page_of(run, [])
+    assert "<script" not in html
+    assert any("script-src 'none'" in value for value in page.values("content"))
 
 
 def test_the_evaluation_is_that_of_the_file(run: Run, explanations: list[Explanation]) -> None:
@@ -114,10 +140,11 @@ def test_the_evaluation_is_that_of_the_file(run: Run, explanations: list[Explana
 def test_explanations_are_shown_whole(run: Run, explanations: list[Explanation]) -> None:
     """Otherwise a reason or its weight is lost between library and page."""
     _, page = page_of(run, explanations)
-    for explanation in explanations:
+    for explanation in (one for one in explanations if one.rank == 1):
         assert explanation.sentence in page.text
         for influence in explanation.influences:
             assert influence.text in page.text
+    assert "the policy's second choice" not in page.text  # that is the explorer's
 
 
 def test_the_run_is_described(make_run: Callable[..., Run]) -> None:
@@ -140,11 +167,11 @@ def test_the_run_is_described(make_run: Callable[..., Run]) -> None:
 def test_the_train_command_is_understood(make_run: Callable[..., Run]) -> None:
     """Otherwise "reproduce" shows a command that fails."""
     from noetik_rllib.cli.train import parse_reward, train
-    from noetik_rllib.report.page import _train_command
+    from noetik_rllib.report.run_sections import train_command
     from noetik_rllib.runs import TrainConfig
 
     run = make_run("again", beta=1.25, subtract_reward_mean=True, grad_clip=3.5, reward={"like": 1})
-    words = _train_command(run.config).split()
+    words = train_command(run.config).split()
     assert words[:2] == ["noetik", "train"]
     parsed = train.make_context("train", words[2:]).params
     parsed = {name: value for name, value in parsed.items() if name in TrainConfig.model_fields}
@@ -194,6 +221,30 @@ def test_names_are_shown_not_executed(make_run: Callable[..., Run]) -> None:
     assert not page.open
 
 
+def test_a_dozen_users_with_long_histories_fit_into_a_mail(
+    run: Run, explanations: list[Explanation]
+) -> None:
+    """Otherwise the page of a run with 50 past events a state is too large to send or to open."""
+    one = explanations[0]
+    events = [influence for influence in one.influences if influence.event]
+    features = [influence for influence in one.influences if not influence.event]
+    many = []
+    for slot in range(50):
+        like = events[slot % len(events)]
+        event = like.event.model_copy(update={"slot": slot}) if like.event else None
+        many.append(like.model_copy(update={"name": f"event {slot}", "event": event}))
+    long = one.model_copy(update={"history_events": 50, "others": [*many, *features][3:]})
+    long = long.model_copy(update={"reasons": many[:3]})
+    dozen = [
+        long.model_copy(update={"user_id": user, "rank": rank})
+        for user in range(12)
+        for rank in (1, 2, 3)
+    ]
+    html, _ = page_of(run, dozen)
+    assert len(explorer_of(run)["users"][11]["choices"][2]["events"]) == 50
+    assert len(html.encode()) < 1_500_000
+
+
 def test_the_same_run_gives_the_same_page(run: Run, explanations: list[Explanation]) -> None:
     """Otherwise a page that is kept under version control changes without a reason."""
     assert page_of(run, explanations)[0] == page_of(run, explanations)[0]
@@ -222,16 +273,30 @@ def test_the_command_writes_the_page(run: Run) -> None:
     """Otherwise the shell gives another page than the library, or hides where it is."""
     done = CliRunner().invoke(cli, ["report", str(run.directory), "--json"], catch_exceptions=False)
     printed = json.loads(done.stdout)
-    users = list(default_users(run.dataset()))
+    users = list(default_users(run.dataset(), 12))
     assert printed == {"report": str(run.directory / REPORT_NAME), "users": users}
-    page = Page(Path(printed["report"]).read_text(encoding="utf-8"))
-    assert len(users) == 3
-    for user in users:
-        assert f"For user {user} the policy" in page.text
+    assert len(users) == 8  # all that this small world has
     assert set(users) <= set(run.dataset().users.user_id[run.dataset().users.held_out].tolist())
+    shown = explorer_of(run)["users"]
+    assert [user["name"] for user in shown] == [str(user) for user in users]
+    assert all(len(user["choices"]) == 3 and user["heldOut"] for user in shown)
+    page = Page((run.directory / REPORT_NAME).read_text(encoding="utf-8"))
+    assert page.text.count("the policy's first choice") == 3  # cards
 
     one = ["report", str(run.directory), "--user", str(users[1]), "--user", str(users[1])]
     done = CliRunner().invoke(cli, one, catch_exceptions=False)
     assert done.stdout.strip() == str(run.directory / REPORT_NAME)
-    page = Page((run.directory / REPORT_NAME).read_text(encoding="utf-8"))
-    assert page.text.count("the policy's first choice") == 1
+    assert [user["name"] for user in explorer_of(run)["users"]] == [str(users[1])]
+
+
+def test_as_many_users_as_asked_for(run: Run) -> None:
+    """Otherwise a reader who asks for more users gets the same ones, or thinks these are all."""
+    command = ["report", str(run.directory), "--users"]
+    CliRunner().invoke(cli, [*command, "2"], catch_exceptions=False)
+    assert len(explorer_of(run)["users"]) == 2
+    done = CliRunner().invoke(cli, [*command, "100000"], catch_exceptions=False)
+    assert len(explorer_of(run)["users"]) == 8
+    assert "Only 8 held-out users" in done.stderr
+    both = CliRunner().invoke(cli, [*command, "2", "--user", "1"])
+    assert both.exit_code == 2
+    assert "give one" in both.stderr
