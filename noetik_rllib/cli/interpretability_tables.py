@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # importing it imports torch
     from noetik_rllib.interpret.measure import InterpretabilityResult
 
 _LABELS = {
-    "attribution": "attributions",
+    "reasons": "effects, by size",
+    "attribution": "effects, for it first",
     "gradient": "size of gradients",
     "gradient_times_input": "gradient x input",
     "attention": "attention rollout",
@@ -43,7 +44,7 @@ def faithfulness_table(result: InterpretabilityResult) -> Table:
         cells = [_cell(figures, measure) for measure in _HEADINGS]
         if known:
             cells.append(f"{known.precision[name].mean:.0%}")
-        style = "bold" if name == "attribution" else None
+        style = "bold" if name == "reasons" else None
         table.add_row(_LABELS.get(name, name), *cells, style=style)
     return table
 
@@ -77,23 +78,27 @@ def interpretability_remarks(result: InterpretabilityResult) -> str:
         f"{name} {words.percent(value.mean)}" for name, value in result.sources.items()
     )
     random = result.randomisation
-    last = list(random.stages)[-1]
+    last = random.stages[list(random.stages)[-1]]
     ours, theirs = (result.infidelity[name] for name in ("attribution", "gradient_times_input"))
-    focus = result.concentration
+    focus, complete = result.concentration, result.completeness
     lines += [
+        "Explanations name events by the size of their effect, for a choice or against it.",
         f"Where influence comes from: {sources}. Of that of the {faithful.events:.0f} events, the "
         f"three strongest have {words.percent(focus.top_share.mean)}.",
-        f"Completeness: the effects miss the margin by {words.error(result.completeness.mean)} of "
-        f"all influence, at most {words.error(result.completeness.largest)}. Infidelity "
-        f"{ours.mean:.2f} (gradient x input {theirs.mean:.2f}; 0 is perfect, 1 is knowing "
-        f"nothing). Sensitivity {words.percent(result.sensitivity.mean)}.",
-        "With random weights the attributions' ranks correlate with the policy's by "
-        f"{signed(random.stages[last])} (1: explanations would show the state and not the policy)."
-        + _agreement(result),
+        f"Completeness: the effects miss the margin by {words.error(complete.mean)} of all "
+        f"influence, at most {words.error(complete.largest)}, and all of them together by "
+        f"{words.error(complete.of_change)} of what they add up to. Infidelity, up to one scale per "
+        f"choice: {ours.mean:.2f} (gradient x input {theirs.mean:.2f}; 0 is perfect, 1 is knowing "
+        f"nothing). As they are: {result.unscaled_infidelity['attribution']:.2f}: effects are of the "
+        "whole way from no history, and events stand in for each other. Sensitivity "
+        f"{words.percent(result.sensitivity.mean)}.",
+        f"With {len(last.draws)} draws of random weights the ranks of effects correlate with the "
+        f"policy's by {last.size:.2f} on average, whatever the sign (1: explanations would show the "
+        "state and not the policy)." + _agreement(result),
     ]
     return "\n".join(lines)
 
 
 def _agreement(result: InterpretabilityResult) -> str:
     found = result.behaviour.everyone.correlation if result.behaviour else None
-    return "" if found is None else f" Attention's correlate with them by {signed(found)}."
+    return "" if found is None else f" Attention's correlate with the policy's by {signed(found)}."

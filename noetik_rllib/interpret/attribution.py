@@ -45,7 +45,7 @@ from noetik_rllib.iql.transformer import StateEncoder, Tokens
 #: Steps of the Gauss-Legendre rule, tried in turn: a decision whose relative gap is above
 #: ``MAX_RELATIVE_GAP`` is integrated again with the next one.
 STEPS = (32, 128, 512)
-MAX_RELATIVE_GAP = 0.005
+MAX_RELATIVE_GAP = 0.001
 #: States that go through the network at once (decisions x steps): about 0.5 GB at D = 64, H = 16.
 STATES_AT_ONCE = 2_048
 #: Score that an absent event has less than a present one. Attention that is sharper than this
@@ -143,6 +143,22 @@ class Attributor:
         self._baseline_user = torch.as_tensor(baseline.user, device=score.device)
         self._baseline_context = torch.as_tensor(baseline.context, device=score.device)
         self._integrate = IntegratedGradients(self._value)
+
+    @property
+    def baseline(self) -> tuple[Tensor, Tensor]:
+        """The average user (32,) and situation (32,)."""
+        return self._baseline_user, self._baseline_context
+
+    def value_without_each(self, decisions: Decisions) -> np.ndarray:
+        """Scores with one event taken out, for every event, (B, H) float64; NaN at empty slots."""
+        present = self.layout.unpack(decisions.states).present
+        row, slot = np.nonzero(present)
+        kept = present[row]
+        kept[np.arange(len(row)), slot] = False
+        result = np.full(present.shape, np.nan)
+        if len(row):
+            result[row, slot] = self.value(decisions[row], kept)
+        return result
 
     def _value(self, user: Tensor, presence: Tensor, context: Tensor, *fixed: Tensor) -> Tensor:
         """Score (B,) of one video per state, from what is attributed and what is held fixed.
@@ -280,8 +296,8 @@ class Attributor:
         total = user.sum(axis=1) + presence.sum(axis=1) + context.sum(axis=1)
         return Attribution(
             events=presence,
-            user=_by_group(user, self.user_groups),
-            context=_by_group(context, CONTEXT_GROUPS),
+            user=by_group(user, self.user_groups),
+            context=by_group(context, CONTEXT_GROUPS),
             value=value,
             baseline_value=without,
             gap=total - (value - without),
@@ -297,6 +313,6 @@ def _group_of_columns(groups: Sequence[Group]) -> Tensor:
     return place
 
 
-def _by_group(attributions: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+def by_group(attributions: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
     """Add up the columns of (B, 32) that belong to each group: (B, groups)."""
     return np.stack([attributions[:, list(group.columns)].sum(axis=1) for group in groups], axis=1)

@@ -44,6 +44,8 @@ class Completeness(BaseModel):
     Attributes:
         mean, largest: over the decisions.
         share_complete: of decisions whose error is below 1 %.
+        of_change: the errors of all decisions as a share of what the effects add up to, value minus
+            baseline value: stricter, as reasons for and against cancel in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class Completeness(BaseModel):
     mean: float
     largest: float
     share_complete: float
+    of_change: float
 
 
 class Concentration(BaseModel):
@@ -78,7 +81,11 @@ class InterpretabilityResult(BaseModel):
         decisions: recommendations, one to each of as many held-out users.
         completeness: error of the attributions' integral.
         faithfulness: of orders of events by attribution, gradients and attention.
-        infidelity: by measure; 0 is perfect, 1 is what attributions of 0 get.
+        infidelity: by measure, after the attributions of a decision were scaled to fit best; 0 is
+            perfect, 1 is what attributions of 0 get.
+        unscaled_infidelity: the same of attributions as they are, pooled over decisions. Above 1
+            where they are larger than what taking parts away does: they tell of the whole way from
+            no history, and events stand in for each other.
         sensitivity: largest relative change of attributions under changes of 0.02.
         randomisation: whether attributions change when weights do.
         concentration: on how few events a recommendation rests.
@@ -94,6 +101,7 @@ class InterpretabilityResult(BaseModel):
     completeness: Completeness
     faithfulness: FaithfulnessResult
     infidelity: dict[str, Interval]
+    unscaled_infidelity: dict[str, float]
     sensitivity: Interval
     randomisation: RandomisationResult
     concentration: Concentration
@@ -107,10 +115,12 @@ def event_orders(
 ) -> dict[str, np.ndarray]:
     """Name every order of events that is compared, (B, H) each; the highest comes first.
 
-    Attributions have signs, so what speaks for a video comes first; the size of a gradient and
-    attention have none.
+    ``reasons`` is the order in which explanations name events, by the size of their effect;
+    ``attribution`` puts first what speaks for the video. The size of a gradient and attention have no
+    direction either.
     """
     return {
+        "reasons": np.abs(attribution.events),
         "attribution": attribution.events,
         "gradient": gradients.gradient,
         "gradient_times_input": gradients.gradient_times_input,
@@ -185,11 +195,11 @@ def interpretability(
     attributor = Attributor(MarginScore(networks), baseline, groups)
     attribution = attributor.attribute(decisions)
     report(0.2)
-    gradients = saliency(attributor.score, decisions)
+    gradients = saliency(attributor, decisions)
     orders = event_orders(networks, decisions, attribution, gradients)
     faithful = faithfulness(attributor, decisions, orders, seed)
     report(0.5)
-    infidelity = _infidelity(attributor, decisions, attribution, gradients, seed)
+    infidelity, unscaled = _infidelity(attributor, decisions, attribution, gradients, seed)
     report(0.6)
     few = decisions[slice(0, _SENSITIVITY_DECISIONS)]
     sensitivity = mean_intervals(sensitivity_of(attributor, few, seed)[:, None], seed)[0]
@@ -220,9 +230,14 @@ def interpretability(
             mean=float(gap.mean()),
             largest=float(gap.max()),
             share_complete=float((gap < COMPLETE_BELOW).mean()),
+            of_change=float(
+                np.abs(attribution.gap).sum()
+                / np.abs(attribution.value - attribution.baseline_value).sum()
+            ),
         ),
         faithfulness=faithful,
         infidelity=infidelity,
+        unscaled_infidelity=unscaled,
         sensitivity=sensitivity,
         randomisation=random,
         concentration=concentration(attribution, orders["attention"], present, seed),
@@ -238,16 +253,17 @@ def _infidelity(
     attribution: Attribution,
     gradients: Saliency,
     seed: int,
-) -> dict[str, Interval]:
-    """Infidelity of attributions, and of gradients times inputs, which know no profile."""
-    slots = attribution.events.shape[1]
-    others = np.zeros_like(attribution.all)
-    others[:, :slots] = gradients.gradient_times_input
-    values = [
-        infidelity_of(attributor, decisions, parts, seed) for parts in (attribution.all, others)
-    ]
-    found = mean_intervals(np.column_stack(values), seed)
-    return dict(zip(("attribution", "gradient_times_input"), found, strict=True))
+) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Infidelity of attributions and of gradients times inputs, scaled and as they are."""
+    measures = {"attribution": attribution.all, "gradient_times_input": gradients.all}
+    found = {
+        name: infidelity_of(attributor, decisions, parts, seed) for name, parts in measures.items()
+    }
+    scaled = np.column_stack([one.scaled / one.change for one in found.values()])
+    return (
+        dict(zip(found, mean_intervals(scaled, seed), strict=True)),
+        {name: float(one.unscaled.sum() / one.change.sum()) for name, one in found.items()},
+    )
 
 
 def _randomisation(

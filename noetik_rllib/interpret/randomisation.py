@@ -18,8 +18,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from noetik_rllib.evaluation.figures import mean_intervals
-from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.interpret.rank_correlation import MIN_EVENTS, spearman_of_rows
 from noetik_rllib.iql.networks import Actor, IQLNetworks
 
@@ -37,26 +35,41 @@ STAGES: dict[str, Callable[[Actor], list[nn.Module]]] = {
     "videos": lambda actor: [actor.tower],
 }
 #: Random weights that attributions are compared with. Those of one draw may happen to value recent
-#: events as the policy does, or the other way round; it is the same for all decisions.
-DRAWS = 4
+#: events as the policy does, or the other way round, and are the same for all decisions: so it is
+#: draws, and not decisions, that say how far a correlation is from 0.
+DRAWS = 8
+
+
+class StageFigures(BaseModel):
+    """Rank correlations of attributions before and after a stage.
+
+    Attributes:
+        draws: mean over decisions, for each draw of random weights.
+        size: mean over draws of their absolute values; 0 is none, 1 the same order or its reverse.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    draws: list[float]
+    size: float
 
 
 class RandomisationResult(BaseModel):
     """Within-decision rank correlations of attributions before and after, by stage.
 
-    A stage holds those before it; the last is a policy of random weights. Means over ``DRAWS``.
+    A stage holds those before it; the last is a policy of random weights.
 
     Attributes:
         decisions: recommendations with three events or more.
-        stages: stage -> correlation of the sizes of the events' attributions.
+        stages: stage -> correlations of the sizes of the events' attributions.
         signed: the same of the attributions with their signs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     decisions: int
-    stages: dict[str, Interval]
-    signed: dict[str, Interval]
+    stages: dict[str, StageFigures]
+    signed: dict[str, StageFigures]
 
 
 @torch.no_grad()
@@ -84,7 +97,7 @@ def randomisation(
         networks: the policy.
         attribute: returns attributions of the same decisions' events by networks, (B, H).
         present: which slots are taken, (B, H) bool.
-        seed: of the random weights and of the intervals.
+        seed: of the random weights.
 
     Raises:
         ValueError: no decision has events enough to compare their ranks.
@@ -95,12 +108,14 @@ def randomisation(
     there, before = present[enough], attribute(networks)[enough]
     sizes, signed = {}, {}
     for place, stage in enumerate(STAGES, start=1):
-        found = np.zeros((len(before), 2))
+        found = np.empty((2, DRAWS))
         for draw in range(DRAWS):
             after = attribute(shuffled(networks, place, DRAWS * seed + draw))[enough]
             pairs = ((np.abs(before), np.abs(after)), (before, after))
-            columns = [spearman_of_rows(one, other, there) for one, other in pairs]
-            # Where all events are valued alike, ranks agree with nothing.
-            found += np.nan_to_num(np.column_stack(columns))
-        sizes[stage], signed[stage] = mean_intervals(found / DRAWS, seed)
+            for row, (one, other) in enumerate(pairs):
+                # Where all events are valued alike, ranks agree with nothing.
+                found[row, draw] = np.nan_to_num(spearman_of_rows(one, other, there)).mean()
+        sizes[stage], signed[stage] = (
+            StageFigures(draws=draws.tolist(), size=float(np.abs(draws).mean())) for draws in found
+        )
     return RandomisationResult(decisions=int(enough.sum()), stages=sizes, signed=signed)

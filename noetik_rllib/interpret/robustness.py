@@ -5,6 +5,8 @@ Both look at every part that is attributed: events, groups of the profile, group
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from captum.metrics import infidelity, sensitivity_max
@@ -26,16 +28,30 @@ RADIUS = 0.02
 _STATES_AT_ONCE = 2_048
 
 
+@dataclass(frozen=True)
+class Infidelity:
+    """Mean squares over the perturbations of each decision, (B,).
+
+    Attributes:
+        scaled: of the difference between the sum of the attributions taken away and the change of
+            the score, after the attributions of the decision were scaled to fit best (captum's
+            ``normalize``).
+        unscaled: the same of the attributions as they are.
+        change: of the change of the score alone: what attributions of 0 get.
+    """
+
+    scaled: np.ndarray
+    unscaled: np.ndarray
+    change: np.ndarray
+
+
 def infidelity_of(
     attributor: Attributor, decisions: Decisions, attributions: np.ndarray, seed: int
-) -> np.ndarray:
-    """How badly attributions foretell what taking parts away does, (B,): 0 is perfect.
+) -> Infidelity:
+    """How badly attributions foretell what taking parts away does.
 
     Every perturbation takes out each part with probability 1/2: an event leaves the history, a
-    group of features becomes the baseline's. The mean squared difference between the sum of their
-    attributions and the change of the score is taken after the attributions of a decision were
-    scaled to fit best (captum's ``normalize``), and divided by the mean square of the change: 1 is
-    what attributions of 0 get.
+    group of features becomes the baseline's.
 
     Args:
         attributor: of the score.
@@ -53,8 +69,8 @@ def infidelity_of(
         removed = (torch.rand_like(whole) < REMOVAL).to(whole.dtype)
         return removed, whole - removed
 
-    def of(values: np.ndarray) -> Tensor:
-        torch.manual_seed(seed)  # both times the same perturbations
+    def of(values: np.ndarray, *, normalize: bool) -> np.ndarray:
+        torch.manual_seed(seed)  # every time the same perturbations
         found: Tensor = infidelity(
             score,
             remove,
@@ -64,19 +80,23 @@ def infidelity_of(
             n_perturb_samples=INFIDELITY_SAMPLES,
             # captum's unit is a perturbation of every decision.
             max_examples_per_batch=max(len(parts), min(_STATES_AT_ONCE, most)),
-            normalize=bool(values.any()),
+            normalize=normalize,
         )
-        return found.double()
+        return np.asarray(found.double().cpu().numpy())
 
-    change = of(np.zeros_like(attributions))
-    return np.asarray((of(attributions) / change.clamp(min=1e-12)).cpu().numpy())
+    nothing = np.zeros_like(attributions)
+    return Infidelity(
+        scaled=of(attributions, normalize=True) if attributions.any() else of(nothing, normalize=False),
+        unscaled=of(attributions, normalize=False),
+        change=np.maximum(of(nothing, normalize=False), 1e-12),
+    )
 
 
 def sensitivity_of(attributor: Attributor, decisions: Decisions, seed: int) -> np.ndarray:
     """Largest relative change of the attributions when features change a little, (B,).
 
-    The profile, the situation, watched shares and ages each move by up to ``RADIUS``; which videos
-    were watched, and how they were answered, stays.
+    The profile, the situation, watched shares and ages each move by up to ``RADIUS``, but for those
+    that are exactly 0; which videos were watched, and how they were answered, stays.
 
     Args:
         attributor: of the score.

@@ -28,6 +28,8 @@ from noetik_rllib.interpret.decisions import Decisions
 from noetik_rllib.interpret.faithfulness import RANDOM
 from noetik_rllib.offline.dataset import OfflineDataset
 
+#: The order that names true causes first.
+BEST = "best"
 #: Events that are named: as many as an explanation's reasons.
 NAMED = 3
 
@@ -38,7 +40,7 @@ class CauseFigures(BaseModel):
     Attributes:
         decisions: recommendations, one of each user, that have a cause in their history.
         precision: what orders the events -> precision at 3; ``random`` is its expectation, the
-            share of causes in the history.
+            share of causes in the history, and ``best`` what naming all causes first would get.
         above_random: ratio of the mean to random's, by order.
         difference: by order, of ``attribution`` minus it, paired by user.
     """
@@ -108,16 +110,20 @@ def truth(
         seed: of the intervals.
     """
     figures = {}
+    known: list[np.ndarray] = []
     for kind, cause in causes.items():
         rows = (cause & present).any(axis=1)
-        if not rows.any():
+        # Kinds that are the same here, as all events are recent, are one piece of evidence.
+        if not rows.any() or any(np.array_equal(cause, other) for other in known):
             continue
+        known.append(cause)
         there, of_kind = present[rows], cause[rows]
         columns = {
             name: precision_at(order[rows], of_kind, there) for name, order in orders.items()
         }
         columns[RANDOM] = of_kind.sum(axis=1) / there.sum(axis=1)
-        others = [name for name in columns if name != "attribution"]
+        columns[BEST] = precision_at(of_kind.astype(float), of_kind, there)
+        others = [name for name in columns if name not in ("attribution", BEST)]
         gains = np.column_stack([columns["attribution"] - columns[name] for name in others])
         values = np.column_stack(list(columns.values()))
         precision = dict(zip(columns, mean_intervals(values, seed), strict=True))

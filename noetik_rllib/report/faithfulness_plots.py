@@ -17,9 +17,11 @@ from noetik_rllib.report.svg import COLOURS, INK, style, to_svg
 
 #: What is drawn, in the order of colours: name -> label.
 _DRAWN = {
-    "attribution": "attributions",
-    "gradient": "gradients",
+    "attribution": "effects, for it first",
+    "reasons": "effects, by size",
     "attention": "attention",
+    "gradient": "size of gradients",
+    "gradient_times_input": "gradient x input",
     "random": "random order",
 }
 _CURVES = {

@@ -15,7 +15,7 @@ def faithfulness_section(material: Material) -> Section | None:
     result = material.result.interpretability if material.result else None
     if result is None:
         return None
-    said = [verdict(result), _numbers(result)]
+    said = [*verdict(result), *_numbers(result)]
     return plots_section(
         "faithfulness", "Can the explanations be trusted?", faithfulness_plots(result), said
     )
@@ -36,49 +36,46 @@ def behaviour_section(material: Material) -> Section | None:
     )
 
 
-def verdict(result: InterpretabilityResult) -> str:
-    """Whether what is named first matters more than chance would name, in words."""
-    ours, chance = (result.faithfulness.orders[name] for name in ("attribution", RANDOM))
+def verdict(result: InterpretabilityResult) -> list[str]:
+    """Whether what is named matters more than what chance would name, in words."""
+    named, chance = (result.faithfulness.orders[name] for name in ("reasons", RANDOM))
     # Only random orders have no gain over random orders.
-    gains = [gain for gain in (ours.comprehensiveness_gain, ours.sufficiency_gain) if gain]
-    needed = (
-        f"without the events that explanations name first, the recommended video's log-odds "
-        f"{_moved(ours.comprehensiveness.mean)}, and without as many random ones they "
-        f"{_moved(chance.comprehensiveness.mean)}"
-    )
-    left = (
-        f"with them alone they {_moved(ours.sufficiency.mean)}, and with as many random ones they "
-        f"{_moved(chance.sufficiency.mean)}"
-    )
+    gains = [gain for gain in (named.comprehensiveness_gain, named.sufficiency_gain) if gain]
     if all(gain.low > 0 for gain in gains):
-        opening = "They name what the policy rests on"
+        opening = "Explanations name what the policy rests on."
     elif any(gain.high < 0 for gain in gains):
-        opening = "They do not name what the policy rests on"
+        opening = "Explanations do not name what the policy rests on."
     else:
-        opening = "It is not certain that they name what the policy rests on"
-    return (
-        f"{opening}: {needed}, and {left}. Means over {result.faithfulness.decisions:,} held-out "
-        "users, for a twentieth to half of their events."
-    )
+        opening = "It is not certain that explanations name what the policy rests on."
+    return [
+        f"{opening} Without the events that they name first, the recommended video's log-odds "
+        f"{_moved(named.comprehensiveness.mean)}; without as many random ones they "
+        f"{_moved(chance.comprehensiveness.mean)}.",
+        f"With the events named first alone, they {_moved(named.sufficiency.mean)}; with as many "
+        f"random ones they {_moved(chance.sufficiency.mean)}. Means over "
+        f"{result.faithfulness.decisions:,} held-out users, for a twentieth to half of their "
+        "events.",
+    ]
 
 
 def _moved(loss: float) -> str:
     return f"fall by {loss:.2f}" if loss >= 0 else f"rise by {-loss:.2f}"
 
 
-def _numbers(result: InterpretabilityResult) -> str:
+def _numbers(result: InterpretabilityResult) -> list[str]:
     random = result.randomisation
     last = list(random.stages.values())[-1]
-    own = result.infidelity["attribution"]
+    scaled = result.infidelity["attribution"].mean
     sources = words.listing(
         [f"{words.percent(share.mean)} {name}" for name, share in result.sources.items()]
     )
-    return (
+    return [
         f"Of all influence, {sources}. The effects miss what they add up to by "
-        f"{words.error(result.completeness.mean)} on average. Effects explain "
-        f"{words.percent(max(0.0, 1 - own.mean))} of what taking random parts away does (1 - "
-        f"infidelity), and change by {words.percent(result.sensitivity.mean)} when features move a "
-        f"little. With random weights their ranks correlate with the policy's by "
-        f"{words.signed(last.mean)}: explanations show the policy, not the data, where that is "
-        "near 0."
-    )
+        f"{words.error(result.completeness.of_change)}. With random weights, their ranks correlate "
+        f"with the policy's by {last.size:.2f} on average, whatever the sign: 0 where explanations "
+        "show the policy, 1 where they only show the state.",
+        f"Up to one scale per recommendation, effects explain {words.percent(max(0.0, 1 - scaled))} "
+        "of what taking random parts away does. Their size is another matter: they tell of the "
+        "whole way from no history to this one, and events stand in for each other, so that taking "
+        "one event away changes less than its effect.",
+    ]
