@@ -1,7 +1,7 @@
 r"""What few reasons cost: reward and explanations over ``interpretability_coeff``.
 
-Runs over coefficients and seeds on a synthetic world. The reward is the true one (``true_course``);
-concentration and faithfulness of attention, and faithfulness of attributions, are a sweep's
+Runs over coefficients and seeds on a synthetic world. The reward is the true one
+(``true_course``); faithfulness and concentration of attributions and of attention are a sweep's
 outcomes. Differences to coefficient 0 are paired by seed, with a 95 % t interval over seeds. The
 bar: a coefficient that moves concentration or faithfulness, by an interval that excludes 0, while
 the reward stays within 2 %. Run it from a clone after ``make demo``::
