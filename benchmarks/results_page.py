@@ -205,7 +205,11 @@ def explanations(found: dict[str, Any]) -> str:
         def precision(of: dict[str, Any], name: str) -> str:
             return _interval(of["truth"]["causes"][kind]["precision"][name])
 
-        return _table(["events in order of", *heads], by_order(precision))
+        rows = [
+            *by_order(precision),
+            ["best possible", *(precision(of, "best") for of in measured.values())],
+        ]
+        return _table(["events in order of", *heads], rows)
 
     def gain(measure: str) -> str:
         def interval(of: dict[str, Any], name: str) -> str:
@@ -214,35 +218,43 @@ def explanations(found: dict[str, Any]) -> str:
         return _table(["events in order of", *heads], by_order(interval)[1:])
 
     last = list(first["randomisation"]["stages"])[-1]
+
+    def across(name: str, value: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [name, *(value(of) for of in measured.values())]
+
     rows = [
-        [
-            "completeness error, mean",
-            *(f"{of['completeness']['mean']:.3%}" for of in measured.values()),
-        ],
-        ["largest", *(f"{of['completeness']['largest']:.3%}" for of in measured.values())],
-        *(
-            [
-                f"infidelity, {_plain(name)}",
-                *(_interval(of["infidelity"][name]) for of in measured.values()),
-            ]
-            for name in first["infidelity"]
+        across(
+            "completeness: error of all influence", lambda of: f"{of['completeness']['mean']:.3%}"
         ),
-        ["sensitivity", *(_interval(of["sensitivity"]) for of in measured.values())],
-        *(
-            [
-                f"rank correlation with random weights, {what}",
-                *(_interval(of["randomisation"][field][last]) for of in measured.values()),
-            ]
-            for field, what in (("stages", "sizes"), ("signed", "with signs"))
+        across("largest", lambda of: f"{of['completeness']['largest']:.3%}"),
+        across(
+            "error of what effects add up to", lambda of: f"{of['completeness']['of_change']:.3%}"
         ),
-        [
-            "rank correlation of attention with attributions",
-            *(_interval(of["behaviour"]["everyone"]["correlation"]) for of in measured.values()),
-        ],
-        [
+        across("infidelity, scaled", lambda of: _interval(of["infidelity"]["attribution"])),
+        across(
+            "the same of gradient times input",
+            lambda of: _interval(of["infidelity"]["gradient_times_input"]),
+        ),
+        across(
+            "infidelity of effects as they are",
+            lambda of: f"{of['unscaled_infidelity']['attribution']:.2f}",
+        ),
+        across("sensitivity", lambda of: _interval(of["sensitivity"])),
+        across(
+            "size of the rank correlation with random weights",
+            lambda of: f"{of['randomisation']['stages'][last]['size']:.2f}",
+        ),
+        across(
+            "the same with signs", lambda of: f"{of['randomisation']['signed'][last]['size']:.2f}"
+        ),
+        across(
+            "rank correlation of attention with effects",
+            lambda of: _interval(of["behaviour"]["everyone"]["correlation"]),
+        ),
+        across(
             "share of the three strongest events",
-            *(_interval(of["concentration"]["top_share"]) for of in measured.values()),
-        ],
+            lambda of: _interval(of["concentration"]["top_share"]),
+        ),
         [
             "decisions attributed per second",
             *(str(of["speed"]["per_second"]) for of in seeds.values()),

@@ -29,8 +29,9 @@ _SOURCES = {"history": "what they watched", "profile": "who they are", "situatio
 _HOW_TO_READ = (
     "Margins and effects are log-odds against the catalogue's average video: +0.7 doubles the "
     "odds. Effects compare with the average training user without history ('typically') and add up "
-    "to the margin's difference. All of it is about what the policy chooses, not about what the "
-    "user would do."
+    "to the margin's difference. 'Without': how the margin changes if that event alone is taken "
+    "out; others then stand in for it. All of it is about what the policy chooses, not about what "
+    "the user would do."
 )
 
 
@@ -103,6 +104,7 @@ def _reasons(explanation: Explanation) -> Table:
     table.add_column(Text("against ┃ for"), justify="center", width=2 * _BAR + 1)
     table.add_column("effect", justify="right", width=6)
     table.add_column("share", justify="right", width=5)
+    table.add_column("without", justify="right", width=7)
     table.add_column("reason", ratio=1)
     largest = abs(explanation.reasons[0].attribution)
     for reason in explanation.reasons:
@@ -117,19 +119,21 @@ def _reasons(explanation: Explanation) -> Table:
             "",
             words.signed(total),
             words.percent(explanation.unnamed_share),
+            "",
             f"{left}, net",
             style="dim",
         )
     return table
 
 
-def _row(reason: Influence, largest: float) -> tuple[Text, str, str, str]:
+def _row(reason: Influence, largest: float) -> tuple[Text, str, str, str, str]:
     from noetik_rllib.interpret import words
 
     return (
         signed_bar(reason.attribution / largest),
         words.signed(reason.attribution),
         words.percent(reason.share),
+        "" if reason.alone is None else words.signed(reason.alone),
         reason.text,
     )
 

@@ -87,14 +87,14 @@ def interpretability_remarks(result: InterpretabilityResult) -> str:
         f"three strongest have {words.percent(focus.top_share.mean)}.",
         f"Completeness: the effects miss the margin by {words.error(complete.mean)} of all "
         f"influence, at most {words.error(complete.largest)}, and all of them together by "
-        f"{words.error(complete.of_change)} of what they add up to. Infidelity, up to one scale per "
-        f"choice: {ours.mean:.2f} (gradient x input {theirs.mean:.2f}; 0 is perfect, 1 is knowing "
-        f"nothing). As they are: {result.unscaled_infidelity['attribution']:.2f}: effects are of the "
-        "whole way from no history, and events stand in for each other. Sensitivity "
+        f"{words.error(complete.of_change)} of what they add up to. Infidelity, up to one scale "
+        f"per choice: {ours.mean:.2f} (gradient x input {theirs.mean:.2f}; 0 is perfect, 1 is "
+        f"knowing nothing). As they are: {result.unscaled_infidelity['attribution']:.2f}: effects "
+        "are of the whole way from no history, and events stand in for each other. Sensitivity "
         f"{words.percent(result.sensitivity.mean)}.",
         f"With {len(last.draws)} draws of random weights the ranks of effects correlate with the "
-        f"policy's by {last.size:.2f} on average, whatever the sign (1: explanations would show the "
-        "state and not the policy)." + _agreement(result),
+        f"policy's by {last.size:.2f} on average, whatever the sign (1: explanations would show "
+        "the state and not the policy)." + _agreement(result),
     ]
     return "\n".join(lines)
 

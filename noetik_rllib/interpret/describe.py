@@ -169,6 +169,7 @@ def _influences(
     baseline: Baseline,
     counts: Normaliser,
     mapping: Mapping,
+    without: np.ndarray | None,
 ) -> list[Influence]:
     """Every influence of row ``row``, strongest first; equally strong ones keep their order."""
     parts = layout.unpack(state)
@@ -199,6 +200,9 @@ def _influences(
             direction="for" if value > 0 else "against",
             text=text,
             event=event,
+            alone=None
+            if event is None or without is None
+            else float(without[row, event.slot] - attribution.value[row]),
         )
         for source, name, value, text, event in found
         if value != 0  # a feature exactly as in the baseline, or a policy that ignores it
@@ -221,6 +225,7 @@ def describe(
     mapping: Mapping | None = None,
     keys: Dict[str, Dict[int, str]] | None = None,
     found: Found | None = None,
+    without: np.ndarray | None = None,
 ) -> Explanation:
     """Turn numbers into an explanation; the same numbers give the same explanation.
 
@@ -236,6 +241,7 @@ def describe(
         counts: normaliser of the users' counts (``manifest.user_numeric``).
         reasons: influences to name.
         mapping: what the dataset's log holds; KuaiRand's where not given.
+        without: scores with one event taken out, (B, H), as ``Attributor.value_without_each``.
         keys: texts that the ids of "users" and "items" stand for, where they do.
         found: what would change the choice; None where nothing was looked for.
     """
@@ -253,6 +259,7 @@ def describe(
         baseline=baseline,
         counts=counts,
         mapping=mapping,
+        without=without,
     )
     shares: dict[Source, float] = {"history": 0.0, "profile": 0.0, "situation": 0.0}
     for influence in influences:

@@ -119,9 +119,9 @@ class Explainer:
                 "recommend"
             )
         videos = np.array([choice.index for choice in choices])
-        attribution = self._attributor.attribute(
-            Decisions(np.repeat(states, len(videos), axis=0), videos)
-        )
+        decisions = Decisions(np.repeat(states, len(videos), axis=0), videos)
+        attribution = self._attributor.attribute(decisions)
+        without = self._attributor.value_without_each(decisions)
         found: Sequence[Found | None] = [None] * len(videos)
         if (seen >= 0).any():
             answered = watched(self.dataset.layout, states[0], self._mapping.log)
@@ -141,6 +141,7 @@ class Explainer:
                 mapping=self._mapping,
                 keys=self.dataset.keys,
                 found=found[row],
+                without=without,
             )
             for row, choice in enumerate(choices)
         ]

@@ -100,6 +100,8 @@ class Influence(_Frozen):
         direction: whether it raises or lowers the video.
         text: what it is, as a clause.
         event: facts of an event, None for the others.
+        alone: of an event, how much the margin changes when it alone is taken out of the history;
+            other events then stand in for it, so this is less than its attribution.
     """
 
     source: Source
@@ -109,6 +111,7 @@ class Influence(_Frozen):
     direction: Literal["for", "against"]
     text: str
     event: Event | None = None
+    alone: float | None = None
 
 
 class Removal(_Frozen):

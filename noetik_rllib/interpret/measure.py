@@ -116,8 +116,8 @@ def event_orders(
     """Name every order of events that is compared, (B, H) each; the highest comes first.
 
     ``reasons`` is the order in which explanations name events, by the size of their effect;
-    ``attribution`` puts first what speaks for the video. The size of a gradient and attention have no
-    direction either.
+    ``attribution`` puts first what speaks for the video. The size of a gradient and attention have
+    no direction either.
     """
     return {
         "reasons": np.abs(attribution.events),

@@ -86,22 +86,26 @@ def infidelity_of(
 
     nothing = np.zeros_like(attributions)
     return Infidelity(
-        scaled=of(attributions, normalize=True) if attributions.any() else of(nothing, normalize=False),
+        # Attributions of 0 have no scale to fit.
+        scaled=of(attributions, normalize=bool(attributions.any())),
         unscaled=of(attributions, normalize=False),
         change=np.maximum(of(nothing, normalize=False), 1e-12),
     )
 
 
-def sensitivity_of(attributor: Attributor, decisions: Decisions, seed: int) -> np.ndarray:
+def sensitivity_of(
+    attributor: Attributor, decisions: Decisions, seed: int, radius: float = RADIUS
+) -> np.ndarray:
     """Largest relative change of the attributions when features change a little, (B,).
 
-    The profile, the situation, watched shares and ages each move by up to ``RADIUS``, but for those
+    The profile, the situation, watched shares and ages each move by up to ``radius``, but for those
     that are exactly 0; which videos were watched, and how they were answered, stays.
 
     Args:
         attributor: of the score.
         decisions: B decisions.
         seed: of the perturbations.
+        radius: largest change of a feature.
     """
     layout = attributor.layout
     moves = np.zeros(layout.size, dtype=np.float32)
@@ -133,7 +137,7 @@ def sensitivity_of(attributor: Attributor, decisions: Decisions, seed: int) -> n
         explain,
         torch.as_tensor(np.array(decisions.states, dtype=np.float32)),
         perturb,
-        perturb_radius=RADIUS,
+        perturb_radius=radius,
         n_perturb_samples=SENSITIVITY_SAMPLES,
         additional_forward_args=torch.arange(len(decisions)),
     )

@@ -180,6 +180,11 @@ def _skipped(explanation: Explanation, skipped: Skipped) -> str:
     return f"{condition}, {label} would still be {place}, with {then}."
 
 
+def _alone(change: float) -> str:
+    """What taking one event out alone does to the margin."""
+    return f"without it alone {words.signed(change)}"
+
+
 def _reasons(explanation: Explanation) -> list[str]:
     said: list[str] = []
     for direction, openings in (
@@ -189,6 +194,10 @@ def _reasons(explanation: Explanation) -> list[str]:
         chosen = [reason for reason in explanation.reasons if reason.direction == direction]
         for place, reason in enumerate(chosen):
             share = words.percent(reason.share) + ("" if said else " of all influence")
+            if reason.alone is not None:
+                share += (
+                    f"; {_alone(reason.alone)}" if said else f"; {_alone(reason.alone)} log-odds"
+                )
             opening = openings[min(place, len(openings) - 1)]
             said.append(f"{opening}: {reason.text} ({share}).")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,21 +16,33 @@ from noetik_rllib.interpret.measure import InterpretabilityResult
 from noetik_rllib.report.plots import WIDTH, Plot, end_labels
 from noetik_rllib.report.svg import COLOURS, INK, style, to_svg
 
-#: What is drawn, in the order of colours: name -> label.
+
+@dataclass(frozen=True)
+class _Look:
+    """How an order of events is drawn: on the page by a colour's place, -1 for ink."""
+
+    label: str
+    colour: int
+    dashed: bool = False
+
+
+#: What is drawn, the explanations' own order first.
 _DRAWN = {
-    "attribution": "effects, for it first",
-    "reasons": "effects, by size",
-    "attention": "attention",
-    "gradient": "size of gradients",
-    "gradient_times_input": "gradient x input",
-    "random": "random order",
+    "reasons": _Look("effects, by size", 0),
+    "attribution": _Look("effects, for it first", 0, dashed=True),
+    "gradient_times_input": _Look("gradient x input", 1),
+    "gradient": _Look("size of gradients", 3),
+    "attention": _Look("attention", 2),
+    "random": _Look("random order", -1),
 }
+#: The same in a picture of its own (Okabe and Ito's).
+_PICTURE = ("#D55E00", "#E69F00", "#009E73", "#0072B2", "#444444")
 _CURVES = {
     "deletion_curve": (
         "Taking events out",
         "share of events taken out",
-        "Margin of the recommended video as the events named first leave the history. A faithful "
-        "order falls fast: what it names, the policy needs.",
+        "Margin of the recommended video as the events named first leave the history. Explanations "
+        "name events by size; with those that speak for the video first, it falls faster still.",
     ),
     "insertion_curve": (
         "Only the first events",
@@ -52,9 +65,9 @@ def faithfulness_plots(result: InterpretabilityResult) -> list[Plot]:
 def _curve_plot(result: FaithfulnessResult, name: str) -> Plot:
     title, across, caption = _CURVES[name]
     with style():
-        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         axes = figure.subplots()
-        drawn = _draw_curves(axes, result, name, COLOURS)
+        drawn = _draw_curves(axes, result, name, (*COLOURS, INK))
         axes.set_title(title)
         axes.set_xlabel(across)
         axes.set_ylabel("margin, log-odds")
@@ -81,9 +94,16 @@ def _draw_curves(
 ) -> list[tuple[str, list[Interval], str]]:
     """Draw a curve with its band for each order; returns label, curve and colour of each."""
     drawn = []
-    for (order, label), colour in zip(_DRAWN.items(), colours, strict=True):
+    for order, look in _DRAWN.items():
+        colour = colours[look.colour]
         curve: list[Interval] = getattr(result.orders[order], name)
-        axes.plot(result.shares, [one.mean for one in curve], color=colour, label=label)
+        axes.plot(
+            result.shares,
+            [one.mean for one in curve],
+            "--" if look.dashed else "-",
+            color=colour,
+            label=look.label,
+        )
         axes.fill_between(
             result.shares,
             [one.low for one in curve],
@@ -92,7 +112,7 @@ def _draw_curves(
             alpha=0.2,
             linewidth=0,
         )
-        drawn.append((label, curve, colour))
+        drawn.append((look.label, curve, colour))
     return drawn
 
 
@@ -101,21 +121,20 @@ def _truth_plot(result: InterpretabilityResult) -> Plot:
     kinds = list(result.truth.causes.items())
     title = "True causes among the three named"
     with style():
-        figure = Figure(figsize=(WIDTH, 0.9 + 1.1 * len(kinds)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.9 + 1.5 * len(kinds)), layout="constrained")
         axes = figure.subplots()
         places, labels, said = [], [], []
         place = 0.0
         for kind, figures in reversed(kinds):
-            for (order, label), colour in zip(
-                reversed(_DRAWN.items()), reversed(COLOURS), strict=True
-            ):
-                value = figures.precision[order]
+            for order, look in reversed(_DRAWN.items()):
+                value, colour = figures.precision[order], (*COLOURS, INK)[look.colour]
+                face = "none" if look.dashed else colour
                 axes.plot([value.low, value.high], [place, place], color=colour)
-                axes.plot(value.mean, place, "o", color=colour, markersize=6)
+                axes.plot(value.mean, place, "o", color=colour, markersize=6, mfc=face)
                 places.append(place)
-                labels.append(label)
+                labels.append(look.label)
                 said.append(
-                    f"{_CAUSES[kind]}, {label} {value.mean:.0%} ({value.low:.0%} to "
+                    f"{_CAUSES[kind]}, {look.label} {value.mean:.0%} ({value.low:.0%} to "
                     f"{value.high:.0%})"
                 )
                 place += 1
@@ -140,11 +159,11 @@ def faithfulness_figure(result: EvaluationResult) -> Figure | None:
     if result.interpretability is None:
         return None
     faithful = result.interpretability.faithfulness
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     axes: Axes | None = None
     for place, (name, (title, across, _)) in enumerate(_CURVES.items(), start=1):
         axes = figure.add_subplot(1, 2, place, sharey=axes)
-        _draw_curves(axes, faithful, name, ["#D55E00", "#0072B2", "#009E73", "#444444"])
+        _draw_curves(axes, faithful, name, _PICTURE)
         axes.set_title(title)
         axes.set_xlabel(across)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")

@@ -65,7 +65,7 @@ def _moved(loss: float) -> str:
 def _numbers(result: InterpretabilityResult) -> list[str]:
     random = result.randomisation
     last = list(random.stages.values())[-1]
-    scaled = result.infidelity["attribution"].mean
+    explained = words.percent(max(0.0, 1 - result.infidelity["attribution"].mean))
     sources = words.listing(
         [f"{words.percent(share.mean)} {name}" for name, share in result.sources.items()]
     )
@@ -74,8 +74,8 @@ def _numbers(result: InterpretabilityResult) -> list[str]:
         f"{words.error(result.completeness.of_change)}. With random weights, their ranks correlate "
         f"with the policy's by {last.size:.2f} on average, whatever the sign: 0 where explanations "
         "show the policy, 1 where they only show the state.",
-        f"Up to one scale per recommendation, effects explain {words.percent(max(0.0, 1 - scaled))} "
-        "of what taking random parts away does. Their size is another matter: they tell of the "
+        f"Up to one scale per recommendation, effects explain {explained} of what taking random "
+        "parts away does. Their size is another matter: they tell of the "
         "whole way from no history to this one, and events stand in for each other, so that taking "
         "one event away changes less than its effect.",
     ]

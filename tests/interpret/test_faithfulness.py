@@ -21,11 +21,12 @@ from noetik_rllib.interpret.faithfulness import (
     removal_curves,
 )
 from noetik_rllib.interpret.randomisation import (
+    DRAWS,
     STAGES,
     randomisation,
     shuffled,
 )
-from noetik_rllib.interpret.robustness import infidelity_of, sensitivity_of
+from noetik_rllib.interpret.robustness import RADIUS, infidelity_of, sensitivity_of
 from noetik_rllib.interpret.saliency import saliency
 from noetik_rllib.interpret.scores import MarginScore
 from noetik_rllib.iql.networks import IQLNetworks
@@ -168,11 +169,14 @@ def test_infidelity_prefers_what_foretells(
     ours = infidelity_of(attributor, decisions, attribution.all, 0)
     noise = infidelity_of(attributor, decisions, rng.normal(size=attribution.all.shape), 0)
     nothing = infidelity_of(attributor, decisions, np.zeros_like(attribution.all), 0)
-    np.testing.assert_allclose(nothing, 1.0)
-    assert ours.mean() < 0.5 * noise.mean()
-    # The scale of attributions is their own affair.
+    np.testing.assert_allclose(nothing.scaled, nothing.change)
+    np.testing.assert_allclose(nothing.unscaled, nothing.change)
+    assert ours.scaled.mean() < 0.5 * noise.scaled.mean()
+    # Scaled to fit best, the size of attributions is their own affair; as they are, it is not.
     again = infidelity_of(attributor, decisions, 10 * attribution.all, 0)
-    np.testing.assert_allclose(again, ours, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(again.scaled, ours.scaled, rtol=1e-3, atol=1e-4)
+    assert again.unscaled.mean() > 10 * ours.unscaled.mean()
+    assert (ours.scaled <= ours.unscaled + 1e-6).all()
 
 
 class Additive(Attributor):
@@ -191,13 +195,18 @@ def test_infidelity_of_a_sum_is_zero(decisions: Decisions, attribution: Attribut
     attributor = Additive(MarginScore(planted.untrained()), planted.BASELINE)
     weights = np.random.default_rng(9).normal(size=attribution.all.shape)
     attributor.weights = torch.as_tensor(weights, dtype=torch.float32)
-    assert infidelity_of(attributor, decisions, weights, 0).max() < 1e-6
+    found = infidelity_of(attributor, decisions, weights, 0)
+    assert found.scaled.max() < 1e-5
+    assert found.unscaled.max() < 1e-5
 
 
 def test_sensitivity_is_small_and_repeats(attributor: Attributor, decisions: Decisions) -> None:
     """Otherwise the same user a second later gets another explanation, or the figure is luck."""
     few = decisions[slice(0, 20)]
     found = sensitivity_of(attributor, few, 0)
+    # A tenth of the radius moves attributions less: it is the radius that is measured.
+    smaller = sensitivity_of(attributor, few, 0, radius=RADIUS / 10)
+    assert (smaller < 0.5 * found).mean() > 0.8
     np.testing.assert_array_equal(found, sensitivity_of(attributor, few, 0))
     assert (found > 0).all()
     assert np.median(found) < 0.2
@@ -208,7 +217,7 @@ def test_gradients_are_those_of_the_network(
 ) -> None:
     """Otherwise attributions are compared with something that nobody calls a gradient."""
     few = decisions[slice(0, 5)]
-    found = saliency(attributor.score, few)
+    found = saliency(attributor, few)
     encoder = networks.actor.encoder
     states = torch.as_tensor(few.states)
     tokens = encoder.embed(networks.features, states)
@@ -230,6 +239,16 @@ def test_gradients_are_those_of_the_network(
             found.gradient_times_input[:, slot], expected, rtol=0.1, atol=0.05
         )
     assert not found.gradient[~present].any()
+    # The norm: along no direction does the score change faster than by it.
+    events = tokens.events.detach().requires_grad_()
+    summary = encoder.encode(
+        type(tokens)(tokens.user, events, tokens.weight, tokens.context, tokens.present)
+    )
+    about = attributor.score.about(torch.as_tensor(few.videos), None)
+    attributor.score.of_summary(summary, *about).sum().backward()
+    assert events.grad is not None
+    expected = events.grad.square().sum(dim=-1).sqrt().double().numpy()
+    np.testing.assert_allclose(found.gradient, np.where(present, expected, 0), rtol=1e-3, atol=1e-5)
 
 
 def test_attributions_change_when_weights_do(
@@ -243,14 +262,26 @@ def test_attributions_change_when_weights_do(
 
     found = randomisation(networks, attribute, present, seed=0)
     assert list(found.stages) == list(STAGES)
-    assert abs(found.stages["videos"].mean) < 0.2
-    assert abs(found.signed["videos"].mean) < 0.2
+    assert found.stages["videos"].size < 0.2
+    assert found.signed["videos"].size < 0.2
+    assert len(found.stages["videos"].draws) == DRAWS
 
     # An "explanation" that only looks at the state is found out.
     def blind(other: IQLNetworks) -> np.ndarray:
         return np.where(present, np.arange(present.shape[1]) + 1.0, 0.0)
 
-    assert randomisation(networks, blind, present, seed=0).stages["videos"].mean == pytest.approx(1)
+    seen = randomisation(networks, blind, present, seed=0)
+    assert seen.stages["videos"].size == pytest.approx(1)
+
+    # Signs count in one of the two alone: an attribution that only turns round.
+    turned = iter([1.0] + [-1.0] * DRAWS * len(STAGES))
+
+    def turning(other: IQLNetworks) -> np.ndarray:
+        return next(turned) * blind(other)
+
+    seen = randomisation(networks, turning, present, seed=0)
+    assert seen.stages["videos"].draws == pytest.approx([1.0] * DRAWS)
+    assert seen.signed["videos"].draws == pytest.approx([-1.0] * DRAWS)
 
 
 def test_random_weights_are_a_shuffle_of_every_weight(networks: IQLNetworks) -> None:

@@ -17,9 +17,17 @@ from noetik_rllib.data.world import SyntheticWorld
 from noetik_rllib.errors import NoEvidenceError
 from noetik_rllib.evaluation.comparison import held_out_starts
 from noetik_rllib.evaluation.result import Interval
+from noetik_rllib.interpret.attribution import Attributor
+from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.interpret.decisions import first_choices
 from noetik_rllib.interpret.faithfulness import FaithfulnessResult
-from noetik_rllib.interpret.measure import InterpretabilityResult, concentration, interpretability
+from noetik_rllib.interpret.measure import (
+    InterpretabilityResult,
+    concentration,
+    explained_decisions,
+    interpretability,
+)
+from noetik_rllib.interpret.scores import MarginScore
 from noetik_rllib.interpret.truth import precision_at, true_causes, truth
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
@@ -61,13 +69,34 @@ def test_everything_is_measured_and_can_be_saved(result: InterpretabilityResult)
     assert again == result
     assert result.completeness.share_complete == 1.0
     assert result.truth is not None
-    orders = {"random", "attribution", "gradient", "gradient_times_input"}
+    orders = {"random", "reasons", "attribution", "gradient", "gradient_times_input"}
     assert set(result.faithfulness.orders) == orders | {"attention", "raw_attention"}
-    assert set(result.truth.causes["same_taste"].precision) == set(result.faithfulness.orders)
+    named = set(result.truth.causes["same_taste"].precision)
+    assert named == {*result.faithfulness.orders, "best"}
+    # 16 events, all of them in the world's window: one kind of cause.
+    assert list(result.truth.causes) == ["same_taste"]
     assert sum(share.mean for share in result.sources.values()) == pytest.approx(1.0)
     assert 0 < result.concentration.top_share.mean <= 1
     assert 1 <= result.concentration.effective_events.mean <= 16
     assert 0 <= result.concentration.attention_entropy.mean <= 1
+
+
+def test_shares_are_those_of_their_source(
+    networks: IQLNetworks, dataset: OfflineDataset, states: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Otherwise the profile's influence is told as the situation's."""
+    decisions, user_id, present = explained_decisions(networks, dataset, *states)
+    attributor = Attributor(MarginScore(networks), Baseline.from_dataset(dataset))
+    found = attributor.attribute(decisions)
+    result = interpretability(networks, dataset, *states, seed=1)
+    for name, part in (
+        ("history", found.events),
+        ("profile", found.user),
+        ("situation", found.context),
+    ):
+        share = np.abs(part).sum(axis=1) / found.total
+        assert result.sources[name].mean == pytest.approx(share.mean(), rel=1e-3)
+    assert len(user_id) == len(present) == result.decisions
 
 
 def test_the_same_seed_gives_the_same_measures(
@@ -186,40 +215,45 @@ def test_the_terminal_shows_every_order(result: InterpretabilityResult) -> None:
     console = Console(width=100, record=True)
     console.print(faithfulness_table(result))
     text = console.export_text()
-    for name in ("random order", "attributions", "size of gradients", "raw attention"):
+    for name in ("random order", "effects, by size", "size of gradients", "raw attention"):
         assert name in text
-    ours = result.faithfulness.orders["attribution"]
+    ours = result.faithfulness.orders["reasons"]
     assert f"{ours.comprehensiveness.mean:.2f}" in text
     said = interpretability_remarks(result)
     last = list(result.randomisation.stages.values())[-1]
-    assert f"{last.mean:+.3f} [{last.low:+.3f}, {last.high:+.3f}]" in said
+    assert f"correlate with the policy's by {last.size:.2f} on average" in said
+    assert f"As they are: {result.unscaled_infidelity['attribution']:.2f}" in said
 
 
 def _with_gains(result: InterpretabilityResult, low: float, high: float) -> InterpretabilityResult:
     gain = Interval(mean=(low + high) / 2, low=low, high=high)
     faithful = result.faithfulness
-    ours = faithful.orders["attribution"].model_copy(
+    ours = faithful.orders["reasons"].model_copy(
         update={"comprehensiveness_gain": gain, "sufficiency_gain": gain}
     )
     changed: FaithfulnessResult = faithful.model_copy(
-        update={"orders": faithful.orders | {"attribution": ours}}
+        update={"orders": faithful.orders | {"reasons": ours}}
     )
     return result.model_copy(update={"faithfulness": changed})
 
 
 def test_the_page_says_what_the_intervals_say(result: InterpretabilityResult) -> None:
     """Otherwise the page calls explanations faithful whatever was measured."""
-    assert verdict(_with_gains(result, 0.1, 0.3)).startswith("They name what")
-    assert verdict(_with_gains(result, -0.1, 0.3)).startswith("It is not certain")
-    assert verdict(_with_gains(result, -0.3, -0.1)).startswith("They do not name")
+    said = {
+        (0.1, 0.3): "Explanations name what",
+        (-0.1, 0.3): "It is not certain",
+        (-0.3, -0.1): "Explanations do not name",
+    }
+    for (low, high), opening in said.items():
+        assert verdict(_with_gains(result, low, high))[0].startswith(opening)
 
 
 def test_plots_say_their_numbers(result: InterpretabilityResult) -> None:
     """Otherwise those who cannot see the plots are told nothing, or something else."""
     plots = faithfulness_plots(result)
     assert len(plots) == 3
-    curve = result.faithfulness.orders["attribution"].deletion_curve
-    assert f"attributions {curve[0].mean:.2f}" in plots[0].svg
+    curve = result.faithfulness.orders["reasons"].deletion_curve
+    assert f"effects, by size {curve[0].mean:.2f}" in plots[0].svg
     assert result.truth is not None
     value = result.truth.causes["same_taste"].precision["attention"]
     assert f"same taste, attention {value.mean:.0%}" in plots[2].svg
