@@ -154,7 +154,7 @@ def _run_with_tune(
     import torch
     from ray import tune
 
-    from noetik_rllib.iql.training import connected_ray
+    from noetik_rllib.cluster import connected_ray
     from noetik_rllib.sweeps.progress import TrialCount
 
     def trainable(parameters: dict[str, Any]) -> None:
