@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from noetik_rllib.runs import CLOCKS
 from tests.cluster.conftest import HEAD, RayCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -22,8 +23,6 @@ SETTINGS = (
     "--steps-per-iteration 60 --batch-size 64 --embedding-size 16 --num-layers 1 --num-heads 2 "
     "--checkpoint-seconds 0"
 )
-#: Columns of progress.csv that tell the time.
-CLOCKS = ("seconds", "rows_per_second", "data_wait_share")
 
 
 def progress(cluster: RayCluster, run: str) -> list[dict[str, float]]:
