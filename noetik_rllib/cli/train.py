@@ -229,8 +229,9 @@ def train(
             )
             if not err.is_terminal:  # a terminal's line is short, and its bar shows the time left
                 left = (config.iterations - done) * row["seconds"] / done
-                doing += f", policy loss {row['actor_loss']:.3f}, {timedelta(seconds=round(left))}"
-                doing += " left"
+                doing += f", policy loss {row['actor_loss']:.3f}"
+                doing += f", waited for rows {row['data_wait_share']:.0%}"
+                doing += f", {timedelta(seconds=round(left))} left"
             update(doing, done / config.iterations)
             if done < config.iterations:
                 stop.obey()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray.util.metrics import Gauge
 
 #: Columns of ``progress.csv`` that are gauges, and what each is; the rest is in TensorBoard.
-#: Prometheus knows them as ``ray_noetik_<name>``, by run.
+#: Prometheus has them as ``ray_noetik_<name>{run=...}``; docs/grafana_dashboard.json shows them.
 GAUGES = {
     "iteration": "Iterations done",
     "gradient_steps": "Gradient steps done",
@@ -16,7 +16,7 @@ GAUGES = {
     "actor_loss": "Loss of the policy",
     "q_mean": "Mean of Q",
     "v_mean": "Mean of V",
-    "effective_sample_size": "Share of a batch that the policy learns from",
+    "effective_sample_size": "Rows of a batch that the policy learns from",
 }
 SECONDS_LEFT = "seconds_left"
 

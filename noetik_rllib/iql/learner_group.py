@@ -9,6 +9,7 @@ it. Ray knows of the loss within seconds.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -36,6 +37,15 @@ _DEATH_SECONDS = 90.0
 
 class LearnerLostError(Exception):
     """A learner's process or host is gone; training can go on from the last checkpoint."""
+
+
+def _lost(error: Exception) -> LearnerLostError:
+    """Say in a line which learner is gone; Ray's own text has ten, of which one is the reason."""
+    text = str(error)
+    address = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
+    where = f"the learner on {address[1]}" if address else "a learner"
+    reason = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return LearnerLostError(f"{where} is gone: {reason.strip()[:200]}")
 
 
 class FailFastActorManager(FaultTolerantActorManager):
@@ -72,8 +82,7 @@ class FailFastActorManager(FaultTolerantActorManager):
                 raise error
         elif not isinstance(error, RayActorError):
             raise error
-        reason = " ".join(str(error).split())
-        raise LearnerLostError(reason[:300]) from None
+        raise _lost(error) from None
 
     def _has_dead_actor(self) -> bool:
         pending = [actor.__ray_ready__.remote() for actor in self.actors().values()]
@@ -176,5 +185,5 @@ def build(
         # (ray/train/_internal/backend_executor.py:795), so the error may be of any type.
         now = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         if isinstance(error, RayActorError) or before - now:
-            raise LearnerLostError(" ".join(str(error).split())[:300]) from None
+            raise _lost(error) from None
         raise

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,11 +99,15 @@ def cluster_file(hosts: Hosts) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """``ray up``, then ``ray down``, after which no Ray may be left on any host."""
+def cluster(tiny_dataset: Path) -> Iterator[RayCluster]:
+    """``ray up``, then ``ray down``, after which no Ray may be left on any host.
+
+    The dataset is at /srv/data, which all hosts share.
+    """
     if reason := why_not():
         pytest.skip(f"CLUSTER NOT TESTED: {reason}")
     with Hosts([CLIENT, HEAD, *WORKERS]) as hosts:
+        shutil.copytree(tiny_dataset, hosts.shared / "data")
         home = hosts[CLIENT].folder / "root"
         for name in ("noetik_rllib", "docs"):
             shutil.copytree(
