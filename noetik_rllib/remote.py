@@ -228,6 +228,26 @@ class RunStorage:
                 f"it with '--resume {self.folder.uri}', or replace it with --overwrite"
             )
 
+    def check_newest(self, done: int) -> None:
+        """Refuse to go on from less than what is kept here.
+
+        Args:
+            done: iterations after which a run on this machine would go on.
+
+        Raises:
+            UserError: there are more.
+        """
+        if (kept := max(self.iterations(), default=0)) > done:
+            raise UserError(
+                f"{self.unfinished.uri} has {kept} iterations, more than the {done} here: continue "
+                f"with '--resume {self.folder.uri}'"
+            )
+
+    def clear(self) -> None:
+        """Remove the unfinished run that is kept here, if there is one."""
+        for iteration in self.iterations():
+            self.unfinished.remove(f"iteration-{iteration}.tar")
+
     def keep(self, work: Path, iteration: int) -> None:
         """Keep the unfinished run in ``work``; training goes on while it is transferred.
 
@@ -284,14 +304,20 @@ class RunStorage:
                 raise UserError(f"{self.unfinished.uri}/{name} is damaged: {error}") from None
 
     def finish(self, run: Path) -> None:
-        """Keep the finished run, and remove what was kept of it while it was unfinished."""
+        """Keep the finished run, in place of one that was there, and remove the unfinished one."""
         self.wait()
+        before = self.folder.names()
+        if _RUN_MARK in before:
+            self.folder.remove(_RUN_MARK)
+        else:
+            before = {}  # whatever is there, it is no run of ours
         names = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+        for old in before.keys() - set(names) - {_RUN_MARK}:
+            self.folder.remove(old)
         names.remove(_RUN_MARK)
         with ThreadPoolExecutor(_STREAMS) as streams:
             transfers = [streams.submit(self.folder.upload, run / name, name) for name in names]
         for transfer in transfers:
             transfer.result()
         self.folder.upload(run / _RUN_MARK, _RUN_MARK)
-        for iteration in self.iterations():
-            self.unfinished.remove(f"iteration-{iteration}.tar")
+        self.clear()

@@ -155,6 +155,8 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig.parse(settings), stop_after_three)
     assert storage.iterations() == [2, 3]
+    old = tmp_path / "old"
+    shutil.copytree(unfinished(Path("runs/broken")), old)
     shutil.rmtree(unfinished(Path("runs/broken")))
 
     with pytest.raises(UserError, match="holds an unfinished run"):
@@ -167,6 +169,17 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
     assert {"config.yaml", "policy/weights.safetensors"} <= storage.folder.names().keys()
     with pytest.raises(UserError, match="holds a finished run"):
         storage.check_free()
+
+    # A finished run that is replaced leaves nothing, nor do checkpoints of more iterations.
+    storage.folder.upload(tmp_path / "runs/broken/config.yaml", "snapshots/99/config.json")
+    storage.keep(old, 9)
+    with pytest.raises(UserError, match="has 9 iterations, more than the 3 here"):
+        storage.wait()
+        storage.check_newest(3)
+    begin[begin.index("--iterations") + 1] = "3"
+    command(*begin, "--storage", f"{place}/runs/broken", "--overwrite")
+    assert storage.iterations() == []
+    assert "snapshots/99/config.json" not in storage.folder.names()
 
 
 def test_a_damaged_checkpoint_is_one_line(place: str, tmp_path: Path) -> None:

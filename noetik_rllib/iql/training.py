@@ -42,6 +42,7 @@ from noetik_rllib.runs import (
     Run,
     TrainConfig,
     iterations_done,
+    unfinished,
 )
 
 OnIteration = Callable[[dict[str, float]], None]
@@ -90,9 +91,14 @@ def train(
     dataset.files("train")
     dataset.manifest.signals.reward_std(config.reward)
     storage = None if config.storage is None else RunStorage(config.storage, UNFINISHED_SUFFIX)
-    if storage is not None and not (overwrite or resume):
-        storage.check_free()
+    if storage is not None:
+        if resume:
+            storage.check_newest(iterations_done(unfinished(config.out)))
+        elif not overwrite:
+            storage.check_free()
     work = claim(config, overwrite=overwrite, resume=resume)
+    if storage is not None and not resume:
+        storage.clear()
     try:
         cpus = config.num_learners  # RLlib gives each learner process one
         gpus = config.gpus_per_learner * max(1, config.num_learners)
