@@ -46,8 +46,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.offline.offline_prelearner import OfflinePreLearner
 
 from noetik_rllib.cli.errors import run
+from noetik_rllib.cluster import connected_ray
 from noetik_rllib.iql.config import DiscreteIQLConfig
-from noetik_rllib.iql.training import connected_ray
 
 LOGS: dict[str, Callable[[int, int], Rows]] = {"random": random_rows, "mixed": mixed_rows}
 EVALUATION_EPISODES = 20

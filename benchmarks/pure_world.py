@@ -24,6 +24,7 @@ from rich.table import Table
 
 from noetik_rllib.cli.console import out, progress_bar
 from noetik_rllib.cli.errors import run
+from noetik_rllib.cluster import connected_ray
 from noetik_rllib.data.world import SyntheticWorld
 from noetik_rllib.data.world import preset as world_preset
 from noetik_rllib.errors import UserError
@@ -35,7 +36,6 @@ from noetik_rllib.evaluation.lineup import standard_baselines, world_baselines
 from noetik_rllib.evaluation.policies import ActorPolicy, Policy
 from noetik_rllib.evaluation.stages import Stages
 from noetik_rllib.evaluation.validation import choose_snapshot
-from noetik_rllib.iql.training import connected_ray
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare

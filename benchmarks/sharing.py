@@ -23,6 +23,7 @@ from rich.table import Table
 from noetik_rllib.cli.console import out, progress_bar
 from noetik_rllib.cli.demo import DEMO_SETTINGS
 from noetik_rllib.cli.errors import run
+from noetik_rllib.cluster import connected_ray
 from noetik_rllib.data.signals import RewardWeights
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
@@ -30,7 +31,6 @@ from noetik_rllib.envs.world_users import WorldUsers
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from noetik_rllib.iql.network_config import NetworkSizes
-from noetik_rllib.iql.training import connected_ray
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.runs import TrainConfig, train
 

@@ -44,12 +44,12 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from noetik_rllib.cli.errors import run
+from noetik_rllib.cluster import connected_ray
 from noetik_rllib.iql import losses
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner import DiscreteIQLTorchLearner
 from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS
-from noetik_rllib.iql.training import connected_ray
 from noetik_rllib.offline.columns import fixed_lists
 
 MODULE = "default_policy"

@@ -28,8 +28,16 @@ from noetik_rllib.runs import (
 )
 
 _STARTED_ON = "started_on.json"
-#: Settings that a resumed run may change: where it is, how long it trains, how often it is saved.
-_FREE = ("out", "iterations", "checkpoint_seconds")
+#: Settings that a resumed run may change: where it is, how long it trains, how often it is saved,
+#: what it puts up with.
+_FREE = (
+    "out",
+    "storage",
+    "iterations",
+    "checkpoint_seconds",
+    "host_wait_minutes",
+    "max_restarts",
+)
 
 
 def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
@@ -133,7 +141,8 @@ def _check_settings(before: TrainConfig, config: TrainConfig) -> None:
         for name in TrainConfig.model_fields
         if name not in (*_FREE, "data") and getattr(before, name) != getattr(config, name)
     ]
-    if before.data != config.data.resolve():
+    # Of a copy, the folder is this machine's own.
+    if before.data != config.data.resolve() and config.data_source is None:
         changed.append(f"data {before.data} -> {config.data.resolve()}")
     if changed:
         raise UserError(f"a resumed run keeps its settings: {', '.join(changed)}")

@@ -40,6 +40,8 @@ CHOSEN_NAME = "chosen.json"
 UNFINISHED_SUFFIX = ".unfinished"
 #: Settings that an earlier version had: runs that hold them stay readable.
 _RETIRED_SETTINGS = ("interpretability_events",)
+#: Columns of ``progress.csv`` that tell the time; the others are equal where seed and data are.
+CLOCKS = ("seconds", "rows_per_second", "data_wait_share")
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
 
@@ -47,8 +49,13 @@ _POLICY_CONFIG_NAME = "config.json"
 class TrainConfig(NetworkSizes, IQLSettings):
     """Everything that a run depends on; the options of ``noetik train``."""
 
-    data: Path = Field(description="Offline dataset, written by 'noetik data prepare'.")
+    data: Path = Field(description="Offline dataset, written by 'noetik data prepare'; or its URI.")
+    # Where ``data`` was copied from, and learners on other hosts copy it from.
+    data_source: str | None = Field(default=None, description="URI of the dataset.")
     out: Path = Field(description="Folder of the run to write.")
+    storage: str | None = Field(
+        default=None, description="URI to keep the run and its checkpoints at, beside --out."
+    )
     # 2,000 gradient steps, half a pass over KuaiRand-Pure: some five minutes on two cores.
     iterations: int = Field(default=20, ge=1, description="Iterations to train.")
     # RLlib's own work per iteration, some 20 ms, is then below 1 %.
@@ -60,6 +67,15 @@ class TrainConfig(NetworkSizes, IQLSettings):
         default=0, ge=0, description="Learner processes that share each step; 0: this one."
     )
     gpus_per_learner: float = Field(default=0.0, ge=0, description="GPUs of each learner.")
+    # A spot host that is taken away comes back in minutes, if at all.
+    host_wait_minutes: float = Field(
+        default=15.0, ge=0, description="Time to wait for hosts with room for the learners."
+    )
+    max_restarts: int = Field(
+        default=5,
+        ge=0,
+        description="Hosts lost in a row, without a new checkpoint, to put up with.",
+    )
     # The upper bound is NumPy's and RLlib's.
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Same seed, same run, on a CPU.")
     reward: RewardWeights = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,3 +46,24 @@ def progress_bar(what: str) -> Iterator[Callable[[str, float], None]]:
             bar.update(task, description=f"{what}: {doing}", completed=share)
 
         yield update
+
+
+class _Messages(logging.Handler):
+    """Prints log messages as they are, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def cluster_messages() -> Iterator[None]:
+    """Show what happens to a run's hosts and learners."""
+    log, handler = logging.getLogger("noetik_rllib.cluster"), _Messages()
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -8,21 +8,22 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any, TypeVar, get_args
 
 import click
 
-from noetik_rllib.cli.console import err, out, progress_bar
+from noetik_rllib.cli.console import cluster_messages, err, out, progress_bar
 from noetik_rllib.cli.errors import clean_end
-from noetik_rllib.cli.types import PATH
+from noetik_rllib.cli.types import PATH, PLACE, URI
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.remote import RunStorage, cached_dataset
 from noetik_rllib.run_folder import settings_to_resume
-from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
+from noetik_rllib.runs import UNFINISHED_SUFFIX, TrainConfig, iterations_done, unfinished
 from noetik_rllib.runs import train as train_run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,13 +39,15 @@ def _settings(command: Command) -> Command:
     names = sorted(TrainConfig.model_fields, key=lambda name: [name in group for group in groups])
     # Click shows the last decorator first.
     for name in reversed(names):
-        if name == "reward":  # written as text, see parse_reward
+        if name in ("reward", "data_source"):  # written as text, see parse_reward; part of data
             continue
         field = TrainConfig.model_fields[name]
         option = f"--{name.replace('_', '-')}"
-        kind: Any = PATH
+        kind: Any = PLACE if name == "data" else PATH
         flag = option
-        if name not in ("data", "out"):
+        if name == "storage":
+            kind = URI
+        elif name not in ("data", "out"):
             kind = type(field.default) if field.default is not None else float
             if kind is str:  # one of the names in a Literal
                 kind = click.Choice(get_args(field.annotation))
@@ -81,31 +84,58 @@ def parse_reward(text: str | None) -> dict[str, float] | None:
     return weights
 
 
-def _settings_given(context: click.Context, run: Path | None, reward: str | None) -> TrainConfig:
+def _settings_given(
+    context: click.Context, run: Path | str | None, reward: str | None
+) -> TrainConfig:
     """Return the settings to train with: the options', or those of ``run`` where none is given.
 
     Raises:
         UserError: one of them is wrong.
         click.UsageError: one is missing, or one too many.
     """
-    given = {name: context.params[name] for name in TrainConfig.model_fields if name != "reward"}
+    names = [name for name in TrainConfig.model_fields if name not in ("reward", "data_source")]
+    given = {name: context.params[name] for name in names}
     weights = parse_reward(reward)
     values: dict[str, Any] = {}
     if run is None:
+        if given["out"] is None and given["storage"] is not None:
+            given["out"] = _local_run(given["storage"])
         for name in ("data", "out"):
             if given[name] is None:
                 raise click.UsageError(f"Missing option '--{name}'.")
     else:
         if given["out"] is not None:
             raise click.UsageError("--resume RUN says where the run is: leave out --out.")
-        values = settings_to_resume(run).model_dump()
+        if isinstance(run, str):
+            values["storage"] = run
+            run = _fetched(run)
+        values = settings_to_resume(run).model_dump() | values
         default = click.core.ParameterSource.DEFAULT
         given = {
             name: value
             for name, value in given.items()
             if context.get_parameter_source(name) is not default
         }
+        given.setdefault("data", values["data_source"] or values["data"])
+    if isinstance(given["data"], str):
+        given["data_source"] = given["data"]
+        given["data"] = cached_dataset(given["data"])
     return TrainConfig.parse(values | given | ({"reward": weights} if weights else {}))
+
+
+def _local_run(storage: str) -> Path:
+    """Return where a run that is kept at a URI is written first."""
+    return Path("runs") / PurePosixPath(storage.partition("?")[0]).name
+
+
+def _fetched(storage: str) -> Path:
+    """Return a run that is kept at a URI, with its last checkpoint brought to this machine."""
+    out = _local_run(storage)
+    kept = RunStorage(storage, UNFINISHED_SUFFIX)
+    work = unfinished(out)
+    if not work.exists() or iterations_done(work) < max(kept.iterations(), default=0):
+        kept.fetch(work)
+    return out
 
 
 class _StopRequest:
@@ -159,9 +189,9 @@ class _StopRequest:
 @click.option("--overwrite", is_flag=True, help="Replace the run OUT if it exists.")
 @click.option(
     "--resume",
-    type=PATH,
+    type=PLACE,
     metavar="RUN",
-    help="Continue RUN from its last checkpoint, with its settings; no other option is needed.",
+    help="Continue RUN, or the one kept at a URI, from its last checkpoint, with its settings.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the final metrics as JSON.")
 @click.pass_context
@@ -171,18 +201,18 @@ def train(
     *,
     reward: str | None,
     overwrite: bool,
-    resume: Path | None,
+    resume: Path | str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Train discrete IQL on an offline dataset, with RLlib.
 
-    Needs --data and --out, or --resume. Uses the Ray cluster of RAY_ADDRESS or 'ray submit', else
-    this machine. Ctrl-C stops after the current iteration and keeps it.
+    Needs --data and --out (or --storage), or --resume. Uses the Ray cluster of RAY_ADDRESS or 'ray
+    submit', else this machine. Ctrl-C stops after the current iteration and keeps it.
     """
     config = _settings_given(context, resume, reward)
     stop = _StopRequest()
-    with clean_end(), stop.watching(), progress_bar("train") as update:
+    with clean_end(), stop.watching(), progress_bar("train") as update, cluster_messages():
 
         def start(done: int) -> None:
             doing = f"{config.iterations} iterations of {config.steps_per_iteration} gradient steps"
@@ -199,8 +229,9 @@ def train(
             )
             if not err.is_terminal:  # a terminal's line is short, and its bar shows the time left
                 left = (config.iterations - done) * row["seconds"] / done
-                doing += f", policy loss {row['actor_loss']:.3f}, {timedelta(seconds=round(left))}"
-                doing += " left"
+                doing += f", policy loss {row['actor_loss']:.3f}"
+                doing += f", waited for rows {row['data_wait_share']:.0%}"
+                doing += f", {timedelta(seconds=round(left))} left"
             update(doing, done / config.iterations)
             if done < config.iterations:
                 stop.obey()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 
 
 class _FilePath(click.Path):
@@ -17,6 +20,28 @@ class _FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _Place(_FilePath):
+    """A path, or a URI, which stays text: ``Path("s3://x")`` is ``s3:/x``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and _URI.fullmatch(value):
+            return value
+        return super().convert(value, param, ctx)
+
+
+class _Uri(click.ParamType):
+    """A URI."""
+
+    name = "uri"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not _URI.fullmatch(value):
+            self.fail(f"'{value}' is no URI such as s3://bucket/runs/name", param, ctx)
+        return str(value)
+
+
 PATH = _FilePath(path_type=Path)
+PLACE = _Place(path_type=Path)
+URI = _Uri()
 #: Seeds of NumPy and RLlib.
 SEED = click.IntRange(0, 2**32 - 1)

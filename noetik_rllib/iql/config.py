@@ -11,6 +11,7 @@ from ray.rllib.algorithms.algorithm_config import (
     NotProvided,
     TorchCompileWhatToCompile,
 )
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.util.debug import log_once
 
@@ -91,6 +92,13 @@ class DiscreteIQLConfig(AlgorithmConfig):
         #: Weight of each signal in the reward, which is computed while the rows are read.
         self.reward_weights = RewardWeights()
 
+        # --- Running on several hosts.
+        #: Where learners copy the dataset from, to the folder of ``input_``, where it is not there:
+        #: a URI, see ``noetik_rllib.remote``.
+        self.data_source: str | None = None
+        #: How long to wait for room for the learners, in seconds.
+        self.host_wait_seconds = 900.0
+
         # --- RLlib's own settings, with the values that this algorithm needs.
         self._is_online = False
         self.offline_data_class = ColumnarOfflineData
@@ -124,6 +132,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
         data_residency: DataResidency = NotProvided,
         data_window_mb: int = NotProvided,
         interpretability_coeff: float = NotProvided,
+        data_source: str | None = NotProvided,
+        host_wait_seconds: float = NotProvided,
         **kwargs: Any,
     ) -> DiscreteIQLConfig:
         """Set what training uses; ``__init__`` says what each setting means.
@@ -146,6 +156,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             data_residency: "auto", "memory" or "stream".
             data_window_mb: MiB of rows that are shuffled together, 1 or more.
             interpretability_coeff: 0 or more.
+            data_source: URI of the dataset, or None where every host has the folder of ``input_``.
+            host_wait_seconds: how long to wait for hosts with room for the learners.
             **kwargs: RLlib's own (``gamma``, ``grad_clip``, ``train_batch_size_per_learner`` ...).
         """
         super().training(**kwargs)
@@ -166,6 +178,8 @@ class DiscreteIQLConfig(AlgorithmConfig):
             "data_residency": data_residency,
             "data_window_mb": data_window_mb,
             "interpretability_coeff": interpretability_coeff,
+            "data_source": data_source,
+            "host_wait_seconds": host_wait_seconds,
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -284,6 +298,25 @@ class DiscreteIQLConfig(AlgorithmConfig):
         return RLModuleSpec(
             module_class=TransformerIQLTorchRLModule if videos else MLPIQLTorchRLModule
         )
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Any = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> LearnerGroup:
+        """Start the learners (RLlib's hook); their calls fail when one of them is lost.
+
+        Raises:
+            LearnerLostError: a host was lost meanwhile.
+            UserError: there was no room for them in ``host_wait_seconds``.
+        """
+        from noetik_rllib.iql.learner_group import build
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return build(self.copy(), self.host_wait_seconds, placement_group, module_spec=spec)
 
     def get_default_learner_class(self) -> type:
         """Return the Learner (RLlib's hook)."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from noetik_rllib.iql.rl_module import (
 from noetik_rllib.iql.row_files import PROPENSITY
 from noetik_rllib.iql.settings import cosine_decay
 from noetik_rllib.iql.shard_iterator import REWARD_COMPONENTS, ShardIterator
+from noetik_rllib.remote import copy_dataset
 
 #: Optimizers (``optimizer_parameters``), and the setting of their step size.
 OPTIMIZERS = {
@@ -59,6 +62,8 @@ STATISTICS = (
 #: Counters among the metrics and in the saved state: gradient steps and target updates so far.
 GRADIENT_STEPS = "gradient_steps"
 TARGET_UPDATES = "num_target_updates"
+#: Seconds of the iteration that the learner spent waiting for batches.
+DATA_WAIT = "data_wait_seconds"
 #: The random generators in the saved state: dropout and sampling go on where they stopped.
 RANDOM_STATE = "random_state"
 
@@ -77,18 +82,46 @@ def statistics(learnt: Mapping[str, Any]) -> list[str]:
     return [*STATISTICS, *(name for name in _OPTIONAL_STATISTICS if name in learnt)]
 
 
+class _TimedBatches:
+    """A shard's batches, and how long they were waited for.
+
+    Attributes:
+        shard: what they come from.
+        seconds: waited since it was last set to 0.
+    """
+
+    def __init__(self, shard: ShardIterator) -> None:
+        self.shard = shard
+        self.seconds = 0.0
+
+    def iter_torch_batches(self, **kwargs: Any) -> Iterator[dict[str, Tensor]]:
+        batches = self.shard.iter_torch_batches(**kwargs)
+        begun = time.perf_counter()
+        for batch in batches:
+            self.seconds += time.perf_counter() - begun
+            yield batch
+            begun = time.perf_counter()
+
+
 class DiscreteIQLTorchLearner(TorchLearner):
     """Takes gradient steps on a ``DiscreteIQLTorchRLModule``."""
 
     config: DiscreteIQLConfig
 
     def build(self) -> None:
-        """Build module and optimizers (RLlib), then the target network."""
+        """Build module and optimizers (RLlib), then the target network.
+
+        Raises:
+            UserError: the dataset is not on this host and cannot be copied to it.
+        """
+        if self.config.data_source is not None:
+            copy_dataset(self.config.data_source, Path(self.config.input_[0]).parent)
         super().build()
         # A seed makes RLlib turn on torch's deterministic mode (torch_utils.py:727), whose filling
         # of fresh tensors with NaN serves the search for bugs and costs 4 % here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.gradient_steps = 0
+        self._batches: _TimedBatches | None = None
         #: Module -> names of its statistics and the sums of a kind over the iteration's steps.
         self._statistics: dict[str, dict[str, tuple[list[str], Tensor]]] = {}
         for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule, no mapping)
@@ -125,7 +158,10 @@ class DiscreteIQLTorchLearner(TorchLearner):
         """
         if self.iterator is None and training_data is not None and training_data.data_iterators:
             shard: ShardIterator = training_data.data_iterators[0]
-            training_data.data_iterators = [shard.starting_at(self.gradient_steps)]
+            self._batches = _TimedBatches(shard.starting_at(self.gradient_steps))
+            training_data.data_iterators = [self._batches]
+        if self._batches is not None:
+            self._batches.seconds = 0.0
         return super().update(*args, training_data=training_data, **kwargs)
 
     def compute_loss_for_module(
@@ -257,6 +293,10 @@ class DiscreteIQLTorchLearner(TorchLearner):
                 self.metrics.log_value(
                     (module_id, name), self.gradient_steps, reduce="max", window=1
                 )
+            if self._batches is not None:
+                # Of the learner that waited longest: the others waited for it.
+                key = (module_id, DATA_WAIT)
+                self.metrics.log_value(key, self._batches.seconds, reduce="max", window=1)
         self._statistics.clear()
 
     def _decay(self, optimizer: torch.optim.Optimizer) -> None:

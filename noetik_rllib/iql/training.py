@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray._common.utils import get_ray_address_file
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from tensorboardX import SummaryWriter
 
 from noetik_rllib import runs
+from noetik_rllib.cluster import Cluster, connected_ray
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, replace_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.data import reward_decomposition
-from noetik_rllib.iql.learner import GRADIENT_STEPS, statistics
+from noetik_rllib.iql.gauges import RunGauges
+from noetik_rllib.iql.learner import DATA_WAIT, GRADIENT_STEPS, statistics
+from noetik_rllib.iql.learner_group import LearnerLostError, learner_resources, log
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.settings import IQLSettings
 from noetik_rllib.iql.transformer_rl_module import network_config
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.remote import RunStorage, copy_dataset
 from noetik_rllib.run_folder import check_dataset, claim
-from noetik_rllib.runs import CHECKPOINT_NAME, POLICY_NAME, SNAPSHOTS_NAME, Run, TrainConfig
+from noetik_rllib.runs import (
+    CHECKPOINT_NAME,
+    POLICY_NAME,
+    SNAPSHOTS_NAME,
+    UNFINISHED_SUFFIX,
+    Run,
+    TrainConfig,
+    iterations_done,
+    unfinished,
+)
 
 OnIteration = Callable[[dict[str, float]], None]
 OnStart = Callable[[int], None]
@@ -54,6 +63,8 @@ def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
             **settings,
             reward_weights=config.reward,
             train_batch_size_per_learner=config.batch_size,
+            data_source=config.data_source,
+            host_wait_seconds=60 * config.host_wait_minutes,
             actor_lr_decay_steps=(
                 config.iterations * config.steps_per_iteration if config.actor_lr_decay else 0
             ),
@@ -62,66 +73,6 @@ def algorithm_config(config: TrainConfig) -> DiscreteIQLConfig:
         .learners(num_learners=config.num_learners, num_gpus_per_learner=config.gpus_per_learner)
         .debugging(seed=config.seed)
     )
-
-
-def cluster_is_running() -> bool:
-    """Whether there is a Ray cluster that ``ray.init()`` would join.
-
-    That is one named by RAY_ADDRESS, or started with ``ray start`` or ``ray up`` on this machine,
-    as under ``ray submit``.
-    """
-    started = Path(get_ray_address_file(None))
-    return os.environ.get("RAY_ADDRESS", "local") != "local" or started.is_file()
-
-
-@contextmanager
-def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
-    """Use the Ray that is there, or start a quiet local one for the time of this block.
-
-    Args:
-        cpus: CPUs that will be asked for. A local Ray that has fewer would wait for ever; a
-            cluster may still grow.
-        gpus: GPUs, likewise.
-
-    Raises:
-        UserError: this machine has fewer, or the cluster does not answer.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = not cluster_is_running()
-    try:
-        ray.init(
-            address="local" if local else None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,  # RLlib warns of its own deprecations
-        )
-    except ConnectionError as error:
-        raise UserError(
-            f"no Ray cluster answers ({error}); if it asks for a token, as Ray 2.60 does by "
-            "default, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        ) from None
-    except Exception as error:
-        # Ray raises a plain Exception here (ray/_private/node.py).
-        if "timed out" not in str(error):
-            raise
-        raise UserError(
-            "Ray did not start in time: this machine is too busy; try again, or set RAY_ADDRESS "
-            "to a cluster"
-        ) from None
-    try:
-        for name, needed in (("CPU", cpus), ("GPU", gpus)):
-            here = ray.cluster_resources().get(name, 0)
-            if local and here < needed:
-                raise UserError(
-                    f"the learners need {needed:g} {name} and this machine has {here:g}: use fewer "
-                    "learners, or set RAY_ADDRESS to a cluster"
-                )
-        yield
-    finally:
-        ray.shutdown()
 
 
 def train(
@@ -134,15 +85,28 @@ def train(
 ) -> Run:
     """Train a run; see ``noetik_rllib.runs.train``."""
     # Before Ray starts: a wrong path or reward fails at once.
+    if config.data_source is not None:
+        copy_dataset(config.data_source, config.data)
     dataset = OfflineDataset(config.data)
     dataset.files("train")
     dataset.manifest.signals.reward_std(config.reward)
+    storage = None if config.storage is None else RunStorage(config.storage, UNFINISHED_SUFFIX)
+    if storage is not None:
+        if resume:
+            storage.check_newest(iterations_done(unfinished(config.out)))
+        elif not overwrite:
+            storage.check_free()
     work = claim(config, overwrite=overwrite, resume=resume)
+    if storage is not None and not resume:
+        storage.clear()
     try:
         cpus = config.num_learners  # RLlib gives each learner process one
         gpus = config.gpus_per_learner * max(1, config.num_learners)
         with connected_ray(cpus=cpus, gpus=gpus):
-            _train(config, work, on_iteration, on_start)
+            _check_room(config)
+            _train_through_losses(config, work, storage, on_iteration, on_start)
+        if storage is not None:
+            storage.finish(work)
         replace_directory(work, config.out)
     except RayTaskError as error:
         # A mistake that only a learner process could see, e.g. no dataset on its node.
@@ -155,7 +119,76 @@ def train(
     return Run.open(config.out)
 
 
-def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start: OnStart) -> None:
+def _check_room(config: TrainConfig) -> None:
+    """Say what the run will use, and refuse what the cluster will never have.
+
+    Raises:
+        UserError: more is asked for than there is or can be.
+    """
+    cluster = Cluster.look()
+    where = "this process"
+    if config.num_learners:
+        each = learner_resources(algorithm_config(config))
+        cluster.check_room(config.num_learners, each)
+        amounts = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+        where = f"{config.num_learners} learners of {amounts} each"
+    elif config.gpus_per_learner and not torch.cuda.is_available():
+        raise UserError(
+            "--gpus-per-learner without --num-learners trains in this process, and this machine "
+            "has no GPU: add --num-learners 1"
+        )
+    log.info("Cluster: %s. Training in %s.", cluster, where)
+    log.info(
+        "Data: %s. Run: %s%s.",
+        config.data_source or config.data,
+        config.out,
+        f", kept at {config.storage}" if config.storage else "",
+    )
+
+
+def _train_through_losses(
+    config: TrainConfig,
+    work: Path,
+    storage: RunStorage | None,
+    on_iteration: OnIteration,
+    on_start: OnStart,
+) -> None:
+    """Train to the end, from the last checkpoint again wherever a learner or its host is lost.
+
+    Raises:
+        UserError: it happened too often in a row.
+    """
+    failures, kept = 0, iterations_done(work)
+    while True:
+        try:
+            _train(config, work, storage, on_iteration, on_start)
+            return
+        except LearnerLostError as error:
+            reason = str(error)  # the error itself would hold the dead learners' handles
+        if iterations_done(work) > kept:
+            failures, kept = 0, iterations_done(work)
+        failures += 1
+        log.warning("A learner was lost: %s", reason)
+        if failures > config.max_restarts:
+            raise UserError(
+                f"learners were lost {failures} times without a checkpoint in between; the "
+                f"{kept} iterations until then are kept: continue with --resume {config.out}"
+            )
+        log.warning(
+            "Going on from iteration %d, restart %d of at most %d in a row.",
+            kept,
+            failures,
+            config.max_restarts,
+        )
+
+
+def _train(
+    config: TrainConfig,
+    work: Path,
+    storage: RunStorage | None,
+    on_iteration: OnIteration,
+    on_start: OnStart,
+) -> None:
     """Take the remaining iterations, and leave everything of a finished run in ``work``."""
     checkpoint = (work / CHECKPOINT_NAME).resolve()
     if checkpoint.is_dir():
@@ -165,8 +198,15 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
         rows = []
         algorithm = algorithm_config(config).build_algo()
     runs.write_progress(work, rows)
+
+    def save() -> None:
+        _save_checkpoint(algorithm, checkpoint, rows)
+        if storage is not None:
+            storage.keep(work, len(rows))
+
     try:
         on_start(len(rows))
+        gauges = RunGauges(config.out.name)
         with SummaryWriter(str(work), purge_step=len(rows) + 1) as tensorboard:
             before = rows[-1]["seconds"] if rows else 0.0
             start = saved = time.monotonic()
@@ -174,30 +214,35 @@ def _train(config: TrainConfig, work: Path, on_iteration: OnIteration, on_start:
                 begun = time.monotonic()
                 result = algorithm.train()
                 now = time.monotonic()
+                learnt = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
                 clocks = {
                     "seconds": round(before + now - start, 3),
                     "rows_per_second": round(_rows_of_an_iteration(config) / (now - begun), 1),
+                    "data_wait_share": round(float(learnt[DATA_WAIT]) / (now - begun), 4),
                 }
-                rows.append({"iteration": len(rows) + 1, **clocks, **_learnt(result)})
+                rows.append({"iteration": len(rows) + 1, **clocks, **_learnt(learnt)})
                 runs.append_progress(work, rows[-1])
                 for name, value in rows[-1].items():
                     tensorboard.add_scalar(name, value, len(rows))
+                gauges.show(rows[-1], config.iterations)
                 due = now - saved >= config.checkpoint_seconds or len(rows) == config.iterations
                 if len(rows) in config.snapshot_iterations[:-1]:
                     folder = work / SNAPSHOTS_NAME / str(len(rows))
                     _save_policy(algorithm, folder, work, config)
                 if due:
-                    _save_checkpoint(algorithm, checkpoint, rows)
+                    save()
                     saved = now
                 try:
                     on_iteration(rows[-1])
                 except (KeyboardInterrupt, SystemExit):
                     if not due:
-                        _save_checkpoint(algorithm, checkpoint, rows)
+                        save()
                     raise
         _save_policy(algorithm, work / POLICY_NAME, work, config)
     finally:
         algorithm.stop()
+        if storage is not None:
+            storage.wait()
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
         with suppress(OSError):
             Path(algorithm.logdir).rmdir()
@@ -223,9 +268,8 @@ def _rows_of_an_iteration(config: TrainConfig) -> int:
     return config.steps_per_iteration * config.batch_size * max(1, config.num_learners)
 
 
-def _learnt(result: dict[str, Any]) -> dict[str, float]:
-    """Pick the learner's part of a line of ``progress.csv`` out of RLlib's result."""
-    learnt = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+def _learnt(learnt: dict[str, Any]) -> dict[str, float]:
+    """Return the learner's part of a line of ``progress.csv``."""
     return {
         GRADIENT_STEPS: int(learnt[GRADIENT_STEPS]),
         **{name: float(learnt[name]) for name in statistics(learnt)},

@@ -92,7 +92,7 @@ def _run(
     import ray
     from ray import tune
 
-    from noetik_rllib.iql.training import connected_ray
+    from noetik_rllib.cluster import connected_ray
     from noetik_rllib.sweeps.shared import prepare_courses, share_rows
     from noetik_rllib.sweeps.trial import Task, run_trial
 
@@ -192,7 +192,7 @@ def _check_room(config: SweepConfig) -> None:
     """
     import ray
 
-    from noetik_rllib.iql.training import cluster_is_running
+    from noetik_rllib.cluster import cluster_is_running
 
     if cluster_is_running():
         return

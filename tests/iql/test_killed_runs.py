@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from noetik_rllib.runs import Run, TrainConfig, iterations_done, train, unfinished
+from noetik_rllib.runs import CLOCKS, Run, TrainConfig, iterations_done, train, unfinished
 
 #: How many kills fall in which functions; "" is the training between them.
 FIRST = {"claim": 2}
@@ -134,10 +134,9 @@ def test_killed_at_twenty_random_moments(
     weights = run.networks().state_dict()
     for name, value in expected.networks().state_dict().items():
         assert torch.equal(value, weights[name]), name
-    clocks = ("seconds", "rows_per_second")
     for left, right in zip(run.progress(), expected.progress(), strict=True):
-        assert {k: v for k, v in left.items() if k not in clocks} == {
-            k: v for k, v in right.items() if k not in clocks
+        assert {k: v for k, v in left.items() if k not in CLOCKS} == {
+            k: v for k, v in right.items() if k not in CLOCKS
         }
     names = {path.name for path in out.iterdir()} ^ {path.name for path in unbroken.iterdir()}
     assert all(name.startswith("events.out.tfevents") for name in names), names

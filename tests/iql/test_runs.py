@@ -19,7 +19,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
 from noetik_rllib.run_folder import settings_to_resume
-from noetik_rllib.runs import Run, TrainConfig, train, unfinished
+from noetik_rllib.runs import CLOCKS, Run, TrainConfig, train, unfinished
 
 
 def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
@@ -49,10 +49,9 @@ def assert_same(left: Run, right: Run) -> None:
     weights_left = weights(left)
     for name, value in weights(right).items():
         assert torch.equal(value, weights_left[name]), name
-    clocks = ("seconds", "rows_per_second")
     for one, other in zip(left.progress(), right.progress(), strict=True):
-        assert {k: v for k, v in one.items() if k not in clocks} == {
-            k: v for k, v in other.items() if k not in clocks
+        assert {k: v for k, v in one.items() if k not in CLOCKS} == {
+            k: v for k, v in other.items() if k not in CLOCKS
         }
 
 
