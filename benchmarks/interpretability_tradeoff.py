@@ -47,7 +47,7 @@ def difference(values: np.ndarray) -> dict[str, float]:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Offline dataset.")
 @click.option("--world", type=click.Path(path_type=Path), required=True, help="Its world.")
-@click.option("--coefficients", default="0,0.01,0.03,0.1,0.3,1", show_default=True, help="0 first.")
+@click.option("--coefficients", default="0,0.3,3,10", show_default=True, help="0 first.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each coefficient.")
 @click.option("--iterations", default=15, show_default=True, help="Of 100 gradient steps each.")
 @click.option("--users", default=1_000, show_default=True, help="The most held-out users.")
