@@ -23,7 +23,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHED = ("cluster.yaml", "docs/cluster_local.yaml")
 KUBERNETES = "docs/cluster_kubernetes.yaml"
-#: Fields of a RayJob's spec that this file uses, by KubeRay's rayjob_types.go of release 1.2.
+#: Fields of a RayJob's spec that this file uses, by the names in KubeRay's rayjob_types.go.
 RAYJOB_FIELDS = {
     "backoffLimit",
     "shutdownAfterJobFinishes",
