@@ -64,12 +64,12 @@ _JUDGING = {
     "simulated sessions": 60.0,
     "off-policy estimates": 200.0,
     "choices among logged candidates": 30.0,
-    "fitted Q evaluation": 60.0,
+    "fitted Q evaluation": 200.0,
     "ranking of random exposures": 30.0,
     "ranking of what the platform showed": 10.0,
     "Q against answers": 20.0,
     "exposure": 10.0,
-    "explanations": 60.0,
+    "explanations": 30.0,
 }
 _TRUTH = {"sessions with true users": 60.0}
 
