@@ -45,7 +45,7 @@ were trained before that change, which no training sees, and evaluated after it 
 NETWORKS = """\
 These networks have one block, in which the rollout orders events as raw attention does. Gradient
 times input is as good as integrated gradients here: most of what an event does goes through the
-history's mean, which is linear. It does not add up to the margin, and knows no profile."""
+history's mean, which is linear. It does not add up to the margin."""
 
 
 def page(folder: Path) -> str:
@@ -257,10 +257,10 @@ def explanations(found: dict[str, Any]) -> str:
         ),
         [
             "decisions attributed per second",
-            *(str(of["speed"]["per_second"]) for of in seeds.values()),
+            *(str(of["speed"]["per_second"]) if "speed" in of else "-" for of in seeds.values()),
         ],
     ]
-    decisions = next(iter(seeds.values()))["speed"]["decisions"]
+    decisions = max((of["speed"]["decisions"] for of in seeds.values() if "speed" in of), default=0)
     return "\n".join(
         [
             "## Do explanations name what drives a recommendation?",
