@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test cluster-test lint browser format results clean
+.PHONY: demo test slow-test cluster-test lint browser format results clean
 
 demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
 	$(BIN)/noetik demo --overwrite
 
-test: lint browser ## everything CI checks
+test: lint browser ## what every change must pass
 	$(BIN)/pytest
+
+slow-test: $(INSTALLED) ## learners and sweeps that are killed and go on; CI runs it too
+	$(BIN)/pytest -m slow tests
 
 # By itself: it takes minutes. Where namespaces are refused, it says so and is skipped.
 cluster-test: $(INSTALLED) ## three hosts on this machine, one of which is lost while it trains

@@ -16,7 +16,7 @@ from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner_group import LearnerLostError
 from noetik_rllib.runs import CLOCKS, TrainConfig, train
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 
 def pids(group: LearnerGroup) -> list[int]:

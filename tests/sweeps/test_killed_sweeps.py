@@ -19,6 +19,8 @@ from noetik_rllib.sweeps.folder import SweepFolder, lock_of, trial_configs
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
 from tests.sweeps.conftest import Swept, sweep_config
 
+pytestmark = pytest.mark.slow
+
 SEED = 0
 #: Reports that a driver hears if it is not disturbed: three iterations and the end of each trial.
 REPORTS = 12
