@@ -12,7 +12,7 @@ demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
 test: lint browser ## what every change must pass
 	$(BIN)/pytest
 
-slow-test: $(INSTALLED) ## learners and sweeps that are killed and go on; CI runs it too
+slow-test: $(INSTALLED) ## learners and sweeps that are killed and go on, in minutes
 	$(BIN)/pytest -m slow tests
 
 # By itself: it takes minutes. Where namespaces are refused, it says so and is skipped.
