@@ -19,7 +19,7 @@ SCRAPE = """
 import sys, urllib.request
 import ray
 from noetik_rllib.runs import TrainConfig, train
-ray.init(num_cpus=1, log_to_driver=False, configure_logging=False)
+ray.init(address="local", num_cpus=1, log_to_driver=False, configure_logging=False)
 train(TrainConfig.parse({
     "data": sys.argv[1], "out": sys.argv[2], "iterations": 2, "steps_per_iteration": 2,
     "batch_size": 32, "embedding_size": 16, "num_layers": 1, "num_heads": 2,
