@@ -78,7 +78,11 @@ def test_command_compares_and_writes(run: Run, capsys: pytest.CaptureFixture[str
         "reward.png",
         "quit_windows.png",
         "groups.png",
+        # Five users are too few for curves of what is read.
+        "faithfulness.png",
     }
+    assert result.interpretability is not None
+    assert result.interpretability.decisions == 5
 
     # The same again, now from the cached clone, and as tables that fit a terminal.
     assert call(run.directory, "--users", 5, "--seeds", 1) == 0
