@@ -77,11 +77,11 @@ class Tradeoff:
     def verdict(self) -> str:
         """What the curve says, in one or two sentences that follow from its numbers."""
         first, best = self.settings[0], self.recommended
-        allowed = f"{TOLERANCE:.0%} of the reward at {first.coefficient:g}"
+        allowed = f"{TOLERANCE:.0%}"
         if self.measure is None:
             return (
-                f"No {COEFFICIENT} above {first.coefficient:g} clearly explains better within "
-                f"{allowed}."
+                f"No {COEFFICIENT} above {first.coefficient:g} clearly explains better at a "
+                f"loss of reward of {allowed} or less."
             )
         cost = best.means[REWARD] / first.means[REWARD] - 1
         changes = "; ".join(
@@ -91,8 +91,8 @@ class Tradeoff:
         )
         return (
             f"Recommended {COEFFICIENT}: {best.coefficient:g}, for the {LABELS[self.measure]}. "
-            f"Against {first.coefficient:g} the reward changes by {cost:+.1%}, within {allowed}; "
-            f"{changes}."
+            f"Against {first.coefficient:g} the reward changes by {cost:+.1%} (a loss of {allowed} "
+            f"is allowed); {changes}."
         )
 
 
