@@ -5,7 +5,7 @@ from __future__ import annotations
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.faithfulness import RANDOM
 from noetik_rllib.interpret.measure import InterpretabilityResult
-from noetik_rllib.report.behaviour_plots import agreement, behaviour_plots
+from noetik_rllib.report.behaviour_plots import agreement, behaviour_plots, group_plots
 from noetik_rllib.report.faithfulness_plots import faithfulness_plots
 from noetik_rllib.report.section import Material, Section, plots_section
 
@@ -31,9 +31,8 @@ def behaviour_section(material: Material) -> Section | None:
         "of the same history.",
         agreement(result.behaviour.everyone),
     ]
-    return plots_section(
-        "behaviour", "What the policy reads of a history", behaviour_plots(result.behaviour), said
-    )
+    plots = [*behaviour_plots(result.behaviour), *group_plots(result.behaviour)]
+    return plots_section("behaviour", "What the policy reads of a history", plots, said)
 
 
 def verdict(result: InterpretabilityResult) -> list[str]:
