@@ -19,9 +19,9 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
 from noetik_rllib.interpret import words
 from noetik_rllib.interpret.facts import Explanation
-from noetik_rllib.io import atomic_path
 from noetik_rllib.report.evaluation_section import evaluation_section
 from noetik_rllib.report.explanations_section import explanations_section
+from noetik_rllib.report.html import read, templates, write_page
 from noetik_rllib.report.interpretability_sections import (
     behaviour_section,
     faithfulness_section,
@@ -35,8 +35,6 @@ from noetik_rllib.report.run_sections import (
 from noetik_rllib.report.section import Material, Section
 from noetik_rllib.runs import Run
 
-REPORT_NAME = "report.html"
-_FOLDER = Path(__file__).parent
 _STYLES = ("style.css", "explorer.css")
 
 #: The page from top to bottom. One that returns None is left out, of the navigation as well.
@@ -62,24 +60,12 @@ def _material(run: Run, explanations: Sequence[Explanation]) -> Material:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["percent"] = words.percent
     environment.filters["signed"] = words.signed
     environment.filters["error"] = words.error
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
-    # Our own files, plots whose every text went through the SVG writer, and escaped JSON.
-    environment.filters["trusted"] = Markup
     return environment
-
-
-def _read(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _security_policy(scripts: Sequence[str]) -> str:
@@ -98,7 +84,7 @@ def render(run: Run, explanations: Sequence[Explanation]) -> str:
     """Return the page of a run as HTML."""
     material = _material(run, explanations)
     sections = [section for make in SECTIONS if (section := make(material)) is not None]
-    scripts = [_read(section.script) for section in sections if section.script]
+    scripts = [read(section.script) for section in sections if section.script]
     last = material.progress[-1] if material.progress else {}
     return (
         _environment()
@@ -112,7 +98,7 @@ def render(run: Run, explanations: Sequence[Explanation]) -> str:
             scripts=scripts,
             # In an attribute: autoescape writes the quotes as entities, which parse back.
             policy=_security_policy(scripts),
-            style=Markup("\n".join(_read(name) for name in _STYLES)),
+            style=Markup("\n".join(read(name) for name in _STYLES)),
         )
     )
 
@@ -129,11 +115,4 @@ def write_report(run: Run, explanations: Sequence[Explanation]) -> Path:
         UserError: the run's dataset, progress or evaluation is damaged, or the page cannot be
             written.
     """
-    page = render(run, explanations)
-    path = run.directory / REPORT_NAME
-    try:
-        with atomic_path(path) as part:
-            part.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    return path
+    return write_page(render(run, explanations), run.directory)

@@ -6,14 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.interpret import words
-from noetik_rllib.io import atomic_path
+from noetik_rllib.report.html import read, templates, write_page
 from noetik_rllib.report.sweep_plots import (
     front_plots,
     importance_plots,
@@ -27,8 +25,6 @@ from noetik_rllib.sweeps.outcomes import MINIMISED
 from noetik_rllib.sweeps.results import SweepResult
 from noetik_rllib.sweeps.search import Choice, Grid, Uniform
 from noetik_rllib.sweeps.tradeoff import tradeoff
-
-REPORT_NAME = "report.html"
 
 
 def _interval(one: Interval) -> str:
@@ -118,20 +114,11 @@ def render(result: SweepResult, directory: Path) -> str:
         result: of the sweep, as far as it is.
         directory: its folder, for the commands.
     """
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["plain"] = plain
     environment.filters["parameters"] = parameter_text
     environment.filters["interval"] = _interval
-    # Our own files: the style sheet, and plots whose every text went through the SVG writer.
-    environment.filters["trusted"] = Markup
-    environment.globals["style"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    environment.globals["style"] = Markup(read("style.css"))
     return environment.get_template("sweep_page.html").render(_context(result, directory))
 
 
@@ -141,11 +128,4 @@ def write_sweep_report(result: SweepResult, directory: Path) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    page = render(result, directory)
-    path = directory / REPORT_NAME
-    try:
-        with atomic_path(path) as part:
-            part.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    return path
+    return write_page(render(result, directory), directory)

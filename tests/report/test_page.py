@@ -19,7 +19,8 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
 from noetik_rllib.interpret.explanation import default_users
 from noetik_rllib.interpret.facts import Explanation
-from noetik_rllib.report.page import REPORT_NAME, write_report
+from noetik_rllib.report.html import REPORT_NAME
+from noetik_rllib.report.page import write_report
 from noetik_rllib.runs import PROGRESS_NAME, Run, write_progress
 from tests.report.conftest import PROGRESS
 
