@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test slow-test cluster-test lint browser format results clean
+.PHONY: demo test docs-test slow-test cluster-test lint browser format results clean
 
 demo: $(INSTALLED) ## the whole way on a synthetic world, in minutes
 	$(BIN)/noetik demo --overwrite
 
 test: lint browser ## what every change must pass
 	$(BIN)/pytest
+
+docs-test: $(INSTALLED) ## every command of README.md and docs/, as a newcomer types it
+	$(BIN)/pytest -m docs tests/test_docs.py
 
 slow-test: $(INSTALLED) ## learners and sweeps that are killed and go on, in minutes
 	$(BIN)/pytest -m slow tests

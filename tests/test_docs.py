@@ -1,4 +1,4 @@
-"""Every command in the README and in docs/ works: it is run here, or by CI."""
+"""Every command in the README and in docs/ works: CI runs it, by these tests or itself."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("command", commands(), ids=str)
 def test_a_documented_command_works(
