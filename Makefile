@@ -45,7 +45,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 # KUAIRAND=FOLDER adds the experiment on KuaiRand-Pure's own rows.
-results: $(INSTALLED) ## every figure of docs/results.md, in hours
+results: $(INSTALLED) ## every figure of docs/results.md, in hours; after make demo
 	$(BIN)/python benchmarks/results.py $(if $(KUAIRAND),--source $(KUAIRAND))
 
 format: $(INSTALLED)

@@ -7,7 +7,8 @@ hours on two cores; one by one::
     .venv/bin/python benchmarks/results.py --only off_policy --only pure_world
     .venv/bin/python benchmarks/results.py --only page
 
-Experiments on real rows need ``--source``, a folder of KuaiRand-Pure's files.
+Experiments on real rows need ``--source``, a folder of KuaiRand-Pure's files; those on sweeps need
+what ``make demo`` leaves.
 """
 
 from __future__ import annotations
@@ -93,6 +94,12 @@ EXPERIMENTS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
     # Seed 0 was used to choose the ridge.
     "fitted_q": benchmark("fitted_q_coverage", "--seed", "1"),
     "real_pure": real_slice,
+    # They need the dataset and the world that ``make demo`` makes.
+    "sweep_cost": benchmark("sweep_cost", "--data", "data/demo"),
+    "sweep_hypervolume": benchmark(
+        "sweep_hypervolume", "--data", "data/demo", "--world", "data/demo-world"
+    ),
+    "sweep_kills": benchmark("sweep_kills", "--data", "data/demo"),
 }
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from results_sweeps import sweep_cost, sweep_hypervolume, sweep_kills
+from results_text import command, interval, plain, signed, table
 
 INTRODUCTION = """\
 # Results
@@ -64,12 +67,12 @@ def pure_world(found: dict[str, Any]) -> str:
     seeds: dict[str, Any] = result["seeds"]
     names = list(next(iter(seeds.values()))["reward"])
     rows = [
-        [_plain(name), *(f"{of['reward'][name][0]:.3f}" for of in seeds.values())] for name in names
+        [plain(name), *(f"{of['reward'][name][0]:.3f}" for of in seeds.values())] for name in names
     ]
     policies = list(next(iter(seeds.values()))["ours"])
     gaps = [
         [
-            f"share of the gap that {_plain(ours)} closes",
+            f"share of the gap that {plain(ours)} closes",
             *(f"{of['ours'][ours]['gap_closed']:.0%}" for of in seeds.values()),
         ]
         for ours in policies
@@ -79,13 +82,13 @@ def pure_world(found: dict[str, Any]) -> str:
         [
             "## Is IQL worth it? Synthetic worlds of KuaiRand-Pure's size",
             "",
-            _command(found),
+            command(found),
             "",
             f"Each seed is another world of users with satiation and habits, with its own log and "
             f"training. Mean true reward per video, {result['users']:,} held-out users, "
             f"{result['sessions']} sessions of 10 videos each:",
             "",
-            _table(["policy", *(f"world {seed}" for seed in seeds)], [*rows, *gaps]),
+            table(["policy", *(f"world {seed}" for seed in seeds)], [*rows, *gaps]),
             "",
             "The gap is that from the log's policy to the oracle, who knows every taste. "
             "[baselines.md](baselines.md) says what each policy is; `iql ranked` shows, of the "
@@ -104,17 +107,17 @@ def _against(ours: str, seeds: dict[str, Any]) -> list[str]:
     """Return the lines on one policy's reward minus the others'."""
     found = {seed: of["ours"][ours]["difference"] for seed, of in seeds.items()}
     names = list(next(iter(found.values())))
-    below = [_plain(name) for name in names if any(of[name][1] <= 0 for of in found.values())]
+    below = [plain(name) for name in names if any(of[name][1] <= 0 for of in found.values())]
     verdict = (
         "above every one of them on every world, with intervals that exclude 0."
         if not below
         else f"not above on every world: {', '.join(below)}."
     )
-    differences = [[_plain(name), *(_signed(of[name]) for of in found.values())] for name in names]
+    differences = [[plain(name), *(signed(of[name]) for of in found.values())] for name in names]
     return [
-        f"The reward of {_plain(ours)} minus the others', paired by user; {verdict}",
+        f"The reward of {plain(ours)} minus the others', paired by user; {verdict}",
         "",
-        _table([f"{_plain(ours)} minus", *(f"world {seed}" for seed in found)], differences),
+        table([f"{plain(ours)} minus", *(f"world {seed}" for seed in found)], differences),
         "",
     ]
 
@@ -132,7 +135,7 @@ def off_policy(found: dict[str, Any]) -> str:
                 "-" if spearman is None else f"{spearman:.3f}",
             ]
         )
-    metrics = [_plain(name) for name in next(iter(result["pooled"].values()))]
+    metrics = [plain(name) for name in next(iter(result["pooled"].values()))]
     candidates = result["candidates"]
     rows.append(
         [
@@ -146,14 +149,14 @@ def off_policy(found: dict[str, Any]) -> str:
         [
             "## Do off-policy intervals hold? 200 repetitions on known truth",
             "",
-            _command(found),
+            command(found),
             "",
             "Share of the intervals that hold the true value, over all policies and repetitions, "
             "and mean rank correlation of the estimates with the truth "
             "([off_policy.md](off_policy.md) says what the estimators are, and why `dm` and `mips` "
             "do not hold):",
             "",
-            _table(["estimator", *metrics, "Spearman (reward)"], rows),
+            table(["estimator", *metrics, "Spearman (reward)"], rows),
             "",
         ]
     )
@@ -172,16 +175,16 @@ def fitted_q(found: dict[str, Any]) -> str:
         ]
         for name, figures in result["policies"].items()
     ]
-    coverage = ", ".join(f"{_plain(k)} {v:.3f}" for k, v in result["coverage"].items())
+    coverage = ", ".join(f"{plain(k)} {v:.3f}" for k, v in result["coverage"].items())
     return "\n".join(
         [
             "## Do intervals of fitted Q evaluation hold?",
             "",
-            _command(found),
+            command(found),
             "",
             f"Mean reward per video of sessions, {result['repetitions']} repetitions:",
             "",
-            _table(["policy", "truth", "mean estimate", "half width", "coverage"], rows),
+            table(["policy", "truth", "mean estimate", "half width", "coverage"], rows),
             "",
             f"Over all policies, the intervals hold the truth in: {coverage}. Mean rank "
             f"correlation with the truth: {result['spearman']:.3f}.",
@@ -199,23 +202,23 @@ def explanations(found: dict[str, Any]) -> str:
     heads = [f"world {seed}" for seed in seeds]
 
     def by_order(value: Callable[[dict[str, Any], str], str]) -> list[list[str]]:
-        return [[_plain(name), *(value(of, name) for of in measured.values())] for name in orders]
+        return [[plain(name), *(value(of, name) for of in measured.values())] for name in orders]
 
     def causes(kind: str) -> str:
         def precision(of: dict[str, Any], name: str) -> str:
-            return _interval(of["truth"]["causes"][kind]["precision"][name])
+            return interval(of["truth"]["causes"][kind]["precision"][name])
 
         rows = [
             *by_order(precision),
             ["best possible", *(precision(of, "best") for of in measured.values())],
         ]
-        return _table(["events in order of", *heads], rows)
+        return table(["events in order of", *heads], rows)
 
     def gain(measure: str) -> str:
-        def interval(of: dict[str, Any], name: str) -> str:
-            return _interval(of["faithfulness"]["orders"][name][f"{measure}_gain"])
+        def of_order(of: dict[str, Any], name: str) -> str:
+            return interval(of["faithfulness"]["orders"][name][f"{measure}_gain"])
 
-        return _table(["events in order of", *heads], by_order(interval)[1:])
+        return table(["events in order of", *heads], by_order(of_order)[1:])
 
     last = list(first["randomisation"]["stages"])[-1]
 
@@ -230,16 +233,16 @@ def explanations(found: dict[str, Any]) -> str:
         across(
             "error of what effects add up to", lambda of: f"{of['completeness']['of_change']:.3%}"
         ),
-        across("infidelity, scaled", lambda of: _interval(of["infidelity"]["attribution"])),
+        across("infidelity, scaled", lambda of: interval(of["infidelity"]["attribution"])),
         across(
             "the same of gradient times input",
-            lambda of: _interval(of["infidelity"]["gradient_times_input"]),
+            lambda of: interval(of["infidelity"]["gradient_times_input"]),
         ),
         across(
             "infidelity of effects as they are",
             lambda of: f"{of['unscaled_infidelity']['attribution']:.2f}",
         ),
-        across("sensitivity", lambda of: _interval(of["sensitivity"])),
+        across("sensitivity", lambda of: interval(of["sensitivity"])),
         across(
             "size of the rank correlation with random weights",
             lambda of: f"{of['randomisation']['stages'][last]['size']:.2f}",
@@ -249,11 +252,11 @@ def explanations(found: dict[str, Any]) -> str:
         ),
         across(
             "rank correlation of attention with effects",
-            lambda of: _interval(of["behaviour"]["everyone"]["correlation"]),
+            lambda of: interval(of["behaviour"]["everyone"]["correlation"]),
         ),
         across(
             "share of the three strongest events",
-            lambda of: _interval(of["concentration"]["top_share"]),
+            lambda of: interval(of["concentration"]["top_share"]),
         ),
         [
             "decisions attributed per second",
@@ -265,7 +268,7 @@ def explanations(found: dict[str, Any]) -> str:
         [
             "## Do explanations name what drives a recommendation?",
             "",
-            _command(found),
+            command(found),
             "",
             f"The runs of the first section; the first choice for {first['decisions']} held-out "
             "users of each world. [faithfulness.md](faithfulness.md) says what is measured. Share "
@@ -288,7 +291,7 @@ def explanations(found: dict[str, Any]) -> str:
             "",
             f"The rest; speed is of {decisions:,} decisions in one call, on two cores:",
             "",
-            _table(["", *heads], rows),
+            table(["", *heads], rows),
             "",
             NETWORKS,
             "",
@@ -300,9 +303,7 @@ def real_pure(found: dict[str, Any]) -> str:
     """The evaluation of a run on real rows."""
     result = found["result"]
     correlation = result["q_correlation"]
-    q_rows = [
-        [_plain(name), _interval(value)] for name, value in correlation["q"]["pearson"].items()
-    ]
+    q_rows = [[plain(name), interval(value)] for name, value in correlation["q"]["pearson"].items()]
     ranked = [
         (kind, result[f"ranking_{part}"])
         for part, kind in (("random", "random log"), ("test", "standard log, later rows"))
@@ -311,8 +312,8 @@ def real_pure(found: dict[str, Any]) -> str:
     scorers = list(ranked[0][1]["scorers"])
     rank_rows = [
         [
-            _plain(name),
-            *(_interval(of["scorers"][name]["metrics"].get("gauc_click")) for _, of in ranked),
+            plain(name),
+            *(interval(of["scorers"][name]["metrics"].get("gauc_click")) for _, of in ranked),
         ]
         for name in scorers
     ]
@@ -320,37 +321,37 @@ def real_pure(found: dict[str, Any]) -> str:
     fitted = (result["fitted_q"] or {"policies": {}})["policies"]
     rows = [
         [
-            _plain(name),
-            _interval(metrics["reward"]),
-            _interval(fitted.get(name, {"metrics": {}})["metrics"].get("reward")),
+            plain(name),
+            interval(metrics["reward"]),
+            interval(fitted.get(name, {"metrics": {}})["metrics"].get("reward")),
             f"{result['exposure'][name]['top']['overlap']:.2f}",
         ]
         for name, metrics in sessions.items()
     ]
-    missing = [f"- {_plain(name)}: {why}." for name, why in result["missing"].items()]
+    missing = [f"- {plain(name)}: {why}." for name, why in result["missing"].items()]
     chosen = result["q_correlation"]["q"]
-    top, bottom = (_interval(chosen[name]) for name in ("top_fifth", "bottom_fifth"))
+    top, bottom = (interval(chosen[name]) for name in ("top_fifth", "bottom_fifth"))
     return "\n".join(
         [
             "## Real rows: a slice of KuaiRand-Pure",
             "",
-            _command(found),
+            command(found),
             "",
             f"Dataset {result['provenance']['dataset'][:12]}, weights "
             f"{result['provenance']['policy'][:12]}; {found['split']}. Correlation of Q with what "
             f"users answered, on {correlation['rows']:,} later rows:",
             "",
-            _table(["Q against", "Pearson"], q_rows),
+            table(["Q against", "Pearson"], q_rows),
             "",
             f"Mean reward of the fifth of the rows with the highest Q: {top}; lowest: {bottom}.",
             "",
             "GAUC of clicks, within users:",
             "",
-            _table(["scorer", *(kind for kind, _ in ranked)], rank_rows),
+            table(["scorer", *(kind for kind, _ in ranked)], rank_rows),
             "",
             "Reward per video by evidence; overlap of two users' first ten:",
             "",
-            _table(["policy", "simulated sessions", "fitted Q evaluation", "overlap"], rows),
+            table(["policy", "simulated sessions", "fitted Q evaluation", "overlap"], rows),
             "",
             *(["Without evidence here:", "", *missing, ""] if missing else []),
         ]
@@ -363,30 +364,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "fitted_q": fitted_q,
     "explanations": explanations,
     "real_pure": real_pure,
+    "sweep_cost": sweep_cost,
+    "sweep_hypervolume": sweep_hypervolume,
+    "sweep_kills": sweep_kills,
 }
-
-
-def _command(found: dict[str, Any]) -> str:
-    seconds = found["seconds"]
-    took = "" if seconds is None else f"{seconds / 60:.0f} minutes, "
-    return f"`{found['command']}` ({took}release {found['version']})"
-
-
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _interval(value: dict[str, float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def _signed(value: list[float]) -> str:
-    mean, low, high = value
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
