@@ -31,6 +31,7 @@ CONTEXT_SIZE = 32
 EVENT_SIZE = 4
 #: Fields of an event.
 VIDEO, WATCH_RATIO, FEEDBACK, AGE = range(EVENT_SIZE)
+EVENT_NAMES = ("video_index_plus_1", "watch_ratio", "feedback_bits", "log1p_age_seconds")
 #: Value of the feedback bit that marks what the platform had not chosen: above the signals' bits.
 _UNCHOSEN_PLACE = 2.0 ** len(BINARY_SIGNALS)
 

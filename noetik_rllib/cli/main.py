@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "explain": ("noetik_rllib.cli.explain", "explain", "Explain what a run recommends to a user."),
     "report": ("noetik_rllib.cli.report", "report", "Write a run's HTML page."),
     "tune": ("noetik_rllib.cli.tune", "tune", "Sweep parameters with Ray Tune."),
+    "export": ("noetik_rllib.cli.export", "export", "Write a run's policy for torch alone."),
     "demo": ("noetik_rllib.cli.demo", "demo", "All of it on a synthetic world, in minutes."),
 }
 

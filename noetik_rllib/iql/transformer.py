@@ -195,7 +195,9 @@ class StateEncoder(nn.Module):
                 one only the first row, if a list is given; costs nothing otherwise.
         """
         x = torch.cat([tokens.user[:, None], tokens.context[:, None], tokens.events], dim=1)
-        always = tokens.present.new_ones(len(tokens.present), 2)  # also of a history of one slot
+        # Not len(): an exported program (export.py) would be for that many states alone. Not of a
+        # slice: a history may have one slot.
+        always = tokens.present.new_ones(tokens.present.shape[0], 2)
         mask = torch.cat([always, tokens.present], dim=1)[:, None, None, :]
         for place, block in enumerate(self.blocks, start=1):
             x = block(x, mask, first_only=place == len(self.blocks), attention=attention)
