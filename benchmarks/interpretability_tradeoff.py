@@ -88,7 +88,7 @@ def main(
     result = resume_sweep(out) if is_sweep(out) else run_sweep(config, out)
     course = true_course(world, OfflineDataset(data), users, 5, 0)
     found = {name: np.full((len(values), seeds), np.nan) for name in MEASURES}
-    for trial in result.finished:
+    for trial in result.judged:
         place = values.index(trial.parameters[COEFFICIENT]), trial.parameters["seed"]
         policy = ActorPolicy.of(Run.open(out / "trials" / trial.name).networks())
         found["true_reward"][place] = (

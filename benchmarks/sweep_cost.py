@@ -87,7 +87,7 @@ def main(data: Path, trials: int, iterations: int, cpus: int | None, as_json: bo
         "begun_after_the_rows_were_destroyed": sum(
             event.what == "start" and event.time > destroyed[0] for event in events
         ),
-        "finished": len(result.finished),
+        "finished": len(result.judged),
     }
     if as_json:
         click.echo(json.dumps(figures, indent=2))

@@ -50,7 +50,7 @@ def sweep(
         }
     )
     result = resume_sweep(folder) if is_sweep(folder) else run_sweep(config, folder)
-    return [Run.open(folder / "trials" / trial.name) for trial in result.finished]
+    return [Run.open(folder / "trials" / trial.name) for trial in result.judged]
 
 
 def measured(runs: list[Run], course: Course) -> np.ndarray:

@@ -137,7 +137,7 @@ def main(
         "drivers_killed": killed["driver"],
         "trials_killed": killed["trial"],
         "trials": trials,
-        "finished": len(found.finished),
+        "finished": len(found.judged),
         "different_results": sum(
             one.outcomes != other.outcomes
             for one, other in zip(expected.trials, found.trials, strict=True)

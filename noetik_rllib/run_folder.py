@@ -34,6 +34,7 @@ _FREE = (
     "out",
     "storage",
     "iterations",
+    "stopped_at",
     "checkpoint_seconds",
     "host_wait_minutes",
     "max_restarts",
@@ -78,6 +79,9 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
 def settings_to_resume(out: Path) -> TrainConfig:
     """Return the settings of the run ``out``, unfinished or finished.
 
+    Of a finished one that was stopped early, they are without ``stopped_at``: it goes on to the end
+    that it was begun for.
+
     Args:
         out: the run; ``OUT.unfinished`` means the same.
 
@@ -85,9 +89,9 @@ def settings_to_resume(out: Path) -> TrainConfig:
         UserError: there is none, or its settings are damaged.
     """
     out = out.with_name(out.name.removesuffix(UNFINISHED_SUFFIX))
-    for directory in (unfinished(out), out):
+    for directory, change in ((unfinished(out), {}), (out, {"stopped_at": None})):
         if _is_run(directory):
-            return TrainConfig.load(directory).model_copy(update={"out": out})
+            return TrainConfig.load(directory).model_copy(update={"out": out, **change})
     raise UserError(f"nothing to resume: there is no run {out}, nor {unfinished(out)}")
 
 
@@ -114,7 +118,7 @@ def _resume(config: TrainConfig, *, overwrite: bool) -> None:
     before = settings_to_resume(out)
     _check_settings(before, config)
     if not work.exists():
-        _reopen(config, before)
+        _reopen(config)
     elif _is_run(out) and not overwrite:
         # A longer training of that very run may take its place; anything else is asked for.
         try:
@@ -124,7 +128,7 @@ def _resume(config: TrainConfig, *, overwrite: bool) -> None:
                 f"{out} holds a finished run that {work} would replace: resume with --overwrite"
             ) from None
     done = iterations_done(work)
-    if done > config.iterations:
+    if done > config.last_iteration:
         raise UserError(f"{work} has {done} iterations already: resume with at least as many")
     check_dataset(work, config.data)
     config.save(work)
@@ -155,13 +159,13 @@ def _check_settings(before: TrainConfig, config: TrainConfig) -> None:
         )
 
 
-def _reopen(config: TrainConfig, before: TrainConfig) -> None:
+def _reopen(config: TrainConfig) -> None:
     """Copy of a finished run what training on needs; the run itself stays until that is done."""
     out = config.out
-    if config.iterations <= before.iterations:
+    done = TrainConfig.load(out).last_iteration
+    if config.last_iteration <= done:
         raise UserError(
-            f"{out} is finished: it has its {before.iterations} iterations; resume with more to "
-            "train on"
+            f"{out} is finished: it has its {done} iterations; resume with more to train on"
         )
     check_dataset(out, config.data)
     with atomic_directory(unfinished(out), replace=False) as part:
@@ -170,5 +174,6 @@ def _reopen(config: TrainConfig, before: TrainConfig) -> None:
             shutil.copy2(file, part)
         if (out / SNAPSHOTS_NAME).is_dir():
             shutil.copytree(out / SNAPSHOTS_NAME, part / SNAPSHOTS_NAME)
-        # What was its end is a policy on the way now.
-        shutil.copytree(out / POLICY_NAME, part / SNAPSHOTS_NAME / str(before.iterations))
+        # What was its end is a policy on the way now; one that was stopped there has it already.
+        end = part / SNAPSHOTS_NAME / str(done)
+        shutil.copytree(out / POLICY_NAME, end, dirs_exist_ok=True)

@@ -58,6 +58,9 @@ class TrainConfig(NetworkSizes, IQLSettings):
     )
     # 2,000 gradient steps, half a pass over KuaiRand-Pure: some five minutes on two cores.
     iterations: int = Field(default=20, ge=1, description="Iterations to train.")
+    # Of a run that was ended early. ``iterations`` stay what it was begun for: step sizes that fall
+    # (``actor_lr_decay``) did so over all of them.
+    stopped_at: int | None = Field(default=None, ge=1, description="Iteration to end after.")
     # RLlib's own work per iteration, some 20 ms, is then below 1 %.
     steps_per_iteration: int = Field(default=100, ge=1, description="Gradient steps of each.")
     # The official code's.
@@ -96,10 +99,26 @@ class TrainConfig(NetworkSizes, IQLSettings):
     )
 
     @property
+    def last_iteration(self) -> int:
+        """Iteration after which the run ends: of one that is stopped early, ``stopped_at``."""
+        return self.iterations if self.stopped_at is None else self.stopped_at
+
+    @property
     def snapshot_iterations(self) -> list[int]:
         """Iterations after which a policy is kept, ascending; the last is the end of the run."""
         count = min(self.snapshots, self.iterations)
-        return [(place + 1) * self.iterations // count for place in range(count)]
+        planned = [(place + 1) * self.iterations // count for place in range(count)]
+        last = self.last_iteration
+        return [*(iteration for iteration in planned if iteration < last), last]
+
+    @model_validator(mode="after")
+    def _stopped_before_its_end(self) -> TrainConfig:
+        if self.stopped_at is not None and self.stopped_at > self.iterations:
+            raise ValueError(
+                f"stopped_at is {self.stopped_at}: expected at most the {self.iterations} "
+                "iterations of the run"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_schedule(self) -> TrainConfig:
@@ -230,7 +249,7 @@ class Run:
         """Return the iterations whose policies the run has kept, ascending; the last is its end."""
         names = (path.name for path in (self.directory / SNAPSHOTS_NAME).glob("*"))
         earlier = {int(name) for name in names if name.isdecimal()}
-        return sorted(earlier | {self.config.iterations})
+        return sorted(earlier | {self.config.last_iteration})
 
     def chosen_iteration(self) -> int:
         """Return the iteration whose policy is the run's: validation's choice, or the last.
@@ -240,7 +259,7 @@ class Run:
         """
         path = self.directory / CHOSEN_NAME
         if not path.exists():
-            return self.config.iterations
+            return self.config.last_iteration
         try:
             chosen = json.loads(path.read_text(encoding="utf-8"))["iteration"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -291,10 +310,10 @@ class Run:
     def progress(self) -> list[dict[str, float]]:
         """Return what was measured in each iteration, in order; docs/iql.md explains the names."""
         rows = read_progress(self.directory)
-        if len(rows) != self.config.iterations:
+        if len(rows) != self.config.last_iteration:
             raise UserError(
                 f"{self.directory / PROGRESS_NAME} is damaged: {len(rows)} iterations, expected "
-                f"{self.config.iterations}"
+                f"{self.config.last_iteration}"
             )
         return rows
 
@@ -304,7 +323,7 @@ class Run:
         return self._policy_folder(iteration) / _WEIGHTS_NAME
 
     def _policy_folder(self, iteration: int) -> Path:
-        if iteration == self.config.iterations:
+        if iteration == self.config.last_iteration:
             return self.directory / POLICY_NAME
         return self.directory / SNAPSHOTS_NAME / str(iteration)
 

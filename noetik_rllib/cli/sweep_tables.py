@@ -8,7 +8,7 @@ from noetik_rllib.cli.evaluation_tables import plain_table
 from noetik_rllib.interpret import words
 from noetik_rllib.sweeps.importance import parameter_text
 from noetik_rllib.sweeps.outcomes import MINIMISED
-from noetik_rllib.sweeps.results import SweepResult
+from noetik_rllib.sweeps.results import SweepResult, trained_text
 from noetik_rllib.sweeps.tradeoff import tradeoff
 
 #: Correlations that chance gives to one parameter in twenty are not worth a line.
@@ -27,17 +27,16 @@ def trial_table(result: SweepResult) -> Table:
     table.add_column("trained with")
     first = objectives[0]
     sign = 1 if first in MINIMISED else -1
-    finished = sorted(result.finished, key=lambda one: sign * one.outcomes[first].mean)
-    for trial in finished:
+    for trial in sorted(result.judged, key=lambda one: sign * one.outcomes[first].mean):
         table.add_row(
             trial.name,
             "*" if trial.pareto else "",
             *(f"{trial.outcomes[name].mean:.4f}" for name in columns),
-            parameter_text(trial.parameters),
+            trained_text(trial),
             style="bold" if trial.pareto else None,
         )
     for trial in result.trials:
-        if trial.status != "finished":
+        if not trial.outcomes:
             blank = [""] * len(columns)
             blank[0] = f"{trial.status} at {trial.iterations}"
             table.add_row(trial.name, "", *blank, parameter_text(trial.parameters), style="dim")
@@ -52,8 +51,8 @@ def remarks(result: SweepResult) -> list[str]:
         "Means per recommended video, in simulated sessions of held-out users; results.parquet has "
         "all outcomes with their intervals."
     ]
-    if not result.finished:
-        return ["No trial is finished yet."]
+    if not result.judged:
+        return ["No trial is judged yet."]
     origin = ", ".join(f"{name} {value:g}" for name, value in result.reference.items())
     lines.append(f"Hypervolume {result.hypervolume:.6g}, above {origin}.")
     for outcome in result.config.objectives:

@@ -49,6 +49,8 @@ def _settings(command: Command) -> Command:
             kind = URI
         elif name not in ("data", "out"):
             kind = type(field.default) if field.default is not None else float
+            if name == "stopped_at":  # it has no default, and is a number of iterations
+                kind = int
             if kind is str:  # one of the names in a Literal
                 kind = click.Choice(get_args(field.annotation))
             flag = f"{option}/--no-{option[2:]}" if kind is bool else option
@@ -211,29 +213,30 @@ def train(
     submit', else this machine. Ctrl-C stops after the current iteration and keeps it.
     """
     config = _settings_given(context, resume, reward)
+    last_iteration = config.last_iteration
     stop = _StopRequest()
     with clean_end(), stop.watching(), progress_bar("train") as update, cluster_messages():
 
         def start(done: int) -> None:
-            doing = f"{config.iterations} iterations of {config.steps_per_iteration} gradient steps"
+            doing = f"{last_iteration} iterations of {config.steps_per_iteration} gradient steps"
             if done:
-                doing = f"resuming {config.out} at iteration {done} of {config.iterations}"
-            update(doing, done / config.iterations)
+                doing = f"resuming {config.out} at iteration {done} of {last_iteration}"
+            update(doing, done / last_iteration)
             stop.accept()
 
         def show(row: dict[str, float]) -> None:
             done = int(row["iteration"])
             doing = (
-                f"iteration {done} of {config.iterations}, {row['rows_per_second']:,.0f} rows/s, "
+                f"iteration {done} of {last_iteration}, {row['rows_per_second']:,.0f} rows/s, "
                 f"Q loss {row['q_loss']:.3f}"
             )
             if not err.is_terminal:  # a terminal's line is short, and its bar shows the time left
-                left = (config.iterations - done) * row["seconds"] / done
+                left = (last_iteration - done) * row["seconds"] / done
                 doing += f", policy loss {row['actor_loss']:.3f}"
                 doing += f", waited for rows {row['data_wait_share']:.0%}"
                 doing += f", {timedelta(seconds=round(left))} left"
-            update(doing, done / config.iterations)
-            if done < config.iterations:
+            update(doing, done / last_iteration)
+            if done < last_iteration:
                 stop.obey()
 
         try:
@@ -243,7 +246,7 @@ def train(
         except (KeyboardInterrupt, SystemExit):
             if done := iterations_done(unfinished(config.out)):
                 err.print(
-                    f"{done} of {config.iterations} iterations are kept: continue with "
+                    f"{done} of {last_iteration} iterations are kept: continue with "
                     f"'noetik train --resume {config.out}'",
                     highlight=False,
                     soft_wrap=True,

@@ -161,7 +161,7 @@ class _Task:
         self.run, self.dataset, self.seed, self.stages = run, dataset, seed, stages
         self.missing: dict[str, str] = {}
         #: Of the run's policy: the last, until validation chooses.
-        self.iteration = run.config.iterations
+        self.iteration = run.config.last_iteration
 
     def line_up(
         self, *, choose: bool, baselines: bool, world: Path | None

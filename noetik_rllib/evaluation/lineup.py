@@ -74,7 +74,7 @@ def _rows_per_step(run: Run) -> int:
 
 
 def _steps(run: Run) -> int:
-    return run.config.iterations * run.config.steps_per_iteration
+    return run.config.last_iteration * run.config.steps_per_iteration
 
 
 def cloning_effort(run: Run) -> CloningConfig:

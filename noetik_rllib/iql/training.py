@@ -210,7 +210,7 @@ def _train(
         with SummaryWriter(str(work), purge_step=len(rows) + 1) as tensorboard:
             before = rows[-1]["seconds"] if rows else 0.0
             start = saved = time.monotonic()
-            while len(rows) < config.iterations:
+            while len(rows) < config.last_iteration:
                 begun = time.monotonic()
                 result = algorithm.train()
                 now = time.monotonic()
@@ -224,8 +224,8 @@ def _train(
                 runs.append_progress(work, rows[-1])
                 for name, value in rows[-1].items():
                     tensorboard.add_scalar(name, value, len(rows))
-                gauges.show(rows[-1], config.iterations)
-                due = now - saved >= config.checkpoint_seconds or len(rows) == config.iterations
+                gauges.show(rows[-1], config.last_iteration)
+                due = now - saved >= config.checkpoint_seconds or len(rows) == config.last_iteration
                 if len(rows) in config.snapshot_iterations[:-1]:
                     folder = work / SNAPSHOTS_NAME / str(len(rows))
                     _save_policy(algorithm, folder, work, config)

@@ -22,9 +22,17 @@ from noetik_rllib.report.sweep_plots import (
 )
 from noetik_rllib.sweeps.importance import parameter_text
 from noetik_rllib.sweeps.outcomes import MINIMISED
-from noetik_rllib.sweeps.results import SweepResult
+from noetik_rllib.sweeps.results import SweepResult, trained_text
 from noetik_rllib.sweeps.search import Choice, Grid, Uniform
 from noetik_rllib.sweeps.tradeoff import tradeoff
+
+#: How trials end, in the order in which they are counted, as readers see it.
+_STATUSES = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "unfinished": "unfinished",
+}
 
 
 def _interval(one: Interval) -> str:
@@ -33,27 +41,26 @@ def _interval(one: Interval) -> str:
 
 def _headlines(result: SweepResult) -> list[str]:
     """What there is to know first, in words that follow from the numbers."""
-    finished = result.finished
+    judged = result.judged
     ended = [
-        f"{count} {status}"
-        for status in ("stopped", "failed", "unfinished")
+        f"{count} {plain_status}"
+        for status, plain_status in _STATUSES.items()
         if (count := sum(trial.status == status for trial in result.trials))
     ]
-    front = [trial.name for trial in finished if trial.pareto]
+    front = [trial.name for trial in judged if trial.pareto]
     said = [
-        f"{words.plural(len(result.trials), 'trial')}, {len(finished)} finished"
-        f"{''.join(f', {text}' for text in ended)}; "
+        f"{words.plural(len(result.trials), 'trial')}, {', '.join(ended)}; "
         f"{words.listing(front)} {'is' if len(front) == 1 else 'are'} beaten by no other in "
         f"{words.listing([plain(name) for name in result.config.objectives])} at once."
     ]
     for name in result.config.objectives:
-        means = [trial.outcomes[name].mean for trial in finished]
-        best = finished[int(np.argmin(means) if name in MINIMISED else np.argmax(means))]
+        means = [trial.outcomes[name].mean for trial in judged]
+        best = judged[int(np.argmin(means) if name in MINIMISED else np.argmax(means))]
         one = best.outcomes[name]
         which = "Lowest" if name in MINIMISED else "Highest"
         said.append(
             f"{which} {plain(name)}: {one.mean:.4f} ({_interval(one)}), trial {best.name}, trained "
-            f"with {parameter_text(best.parameters)}."
+            f"with {trained_text(best)}."
         )
     return said
 
@@ -79,7 +86,7 @@ def _searched(result: SweepResult) -> list[tuple[str, str]]:
 
 def _context(result: SweepResult, directory: Path) -> dict[str, Any]:
     config = result.config
-    finished = result.finished
+    judged = result.judged
     curve = tradeoff(result)
     folder = shlex.quote(str(directory))
     best = next((trial.name for trial in trial_rows(result) if trial.pareto), None)
@@ -87,8 +94,8 @@ def _context(result: SweepResult, directory: Path) -> dict[str, Any]:
         "name": config.name,
         "config": config,
         "result": result,
-        "headlines": _headlines(result) if finished else [],
-        "front": front_plots(result) if finished else [],
+        "headlines": _headlines(result) if judged else [],
+        "front": front_plots(result) if judged else [],
         "parallel": parallel_plot(result),
         "importance": importance_plots(result),
         "curve": curve,
@@ -117,6 +124,7 @@ def render(result: SweepResult, directory: Path) -> str:
     environment = templates()
     environment.filters["plain"] = plain
     environment.filters["parameters"] = parameter_text
+    environment.filters["trained"] = trained_text
     environment.filters["interval"] = _interval
     environment.globals["style"] = Markup(read("style.css"))
     return environment.get_template("sweep_page.html").render(_context(result, directory))

@@ -45,18 +45,18 @@ def _cross(axes: Axes, x: Interval, y: Interval, colour: str, *, filled: bool) -
 
 
 def front_plots(result: SweepResult) -> list[Plot]:
-    """Draw the finished trials by pairs of objectives, those of the front filled."""
+    """Draw the judged trials by pairs of objectives, those of the front filled."""
     plots = []
     pairs = list(combinations(result.config.objectives, 2))[:_PAIRS]
     for number, (first, second) in enumerate(pairs):
         with style():
             figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
             axes = figure.subplots()
-            for trial in sorted(result.finished, key=lambda one: one.pareto):
+            for trial in sorted(result.judged, key=lambda one: one.pareto):
                 colour = COLOURS[0] if trial.pareto else FAINT
                 x, y = trial.outcomes[first], trial.outcomes[second]
                 _cross(axes, x, y, colour, filled=trial.pareto)
-            front = [trial for trial in result.finished if trial.pareto]
+            front = [trial for trial in result.judged if trial.pareto]
             for trial in front if len(front) <= _NAMED else []:
                 _label(axes, trial.outcomes[first], trial.outcomes[second], trial.name)
             title = f"{plain(first)} and {plain(second)}"
@@ -93,12 +93,12 @@ def _label(axes: Axes, x: Interval, y: Interval, text: str) -> None:
 
 
 def parallel_plot(result: SweepResult) -> Plot | None:
-    """Draw each finished trial as a line over parameters and objectives; None below two."""
-    finished = result.finished
-    if len(finished) < 2:
+    """Draw each judged trial as a line over parameters and objectives; None below two."""
+    judged = result.judged
+    if len(judged) < 2:
         return None
-    axes_of = columns([trial.parameters for trial in finished]) | {
-        name: np.array([trial.outcomes[name].mean for trial in finished])
+    axes_of = columns([trial.parameters for trial in judged]) | {
+        name: np.array([trial.outcomes[name].mean for trial in judged])
         for name in result.config.objectives
     }
     names = list(axes_of)
@@ -107,10 +107,10 @@ def parallel_plot(result: SweepResult) -> Plot | None:
     with style():
         figure = Figure(figsize=(_WIDE, 3.4), layout="constrained")
         axes = figure.subplots()
-        order = sorted(range(len(finished)), key=lambda place: finished[place].pareto)
+        order = sorted(range(len(judged)), key=lambda place: judged[place].pareto)
         for place in order:
             heights = [(axes_of[name][place] - low[name]) / spread[name] for name in names]
-            best = finished[place].pareto
+            best = judged[place].pareto
             axes.plot(
                 range(len(names)),
                 heights,
@@ -129,12 +129,12 @@ def parallel_plot(result: SweepResult) -> Plot | None:
         axes.set_xticks(range(len(names)), [_two_lines(name) for name in names])
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        best_trials = [trial.name for trial in finished if trial.pareto]
+        best_trials = [trial.name for trial in judged if trial.pareto]
         svg = to_svg(
             figure,
             "parallel",
             "Parameters and objectives of every trial",
-            f"{len(finished)} trials over {words.listing([plain(n) for n in names])}; on the front "
+            f"{len(judged)} trials over {words.listing([plain(n) for n in names])}; on the front "
             f"are {words.listing(best_trials)}.",
         )
     return Plot(
@@ -234,5 +234,5 @@ def trial_rows(result: SweepResult) -> list[Trial]:
     """Trials in the order of the table: the best by the first objective first, then the others."""
     first = result.config.objectives[0]
     sign = 1 if first in MINIMISED else -1
-    finished = sorted(result.finished, key=lambda one: sign * one.outcomes[first].mean)
-    return [*finished, *(trial for trial in result.trials if trial.status != "finished")]
+    judged = sorted(result.judged, key=lambda one: sign * one.outcomes[first].mean)
+    return [*judged, *(trial for trial in result.trials if not trial.outcomes)]

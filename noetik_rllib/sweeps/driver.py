@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +29,7 @@ class Journal(tune.Callback):
         folder: of the sweep.
         iterations: of every trial, by number.
         finished: trials that are finished already.
+        stopped: trials that are only to be judged.
         progress: see ``Progress``.
     """
 
@@ -37,12 +38,13 @@ class Journal(tune.Callback):
         folder: SweepFolder,
         iterations: Sequence[int],
         finished: set[int],
+        stopped: Iterable[int],
         progress: Progress,
     ) -> None:
         self.folder = folder
         self.iterations = iterations
         self.finished = set(finished)
-        self.done = {number: iterations[number] for number in finished}
+        self.done = {number: iterations[number] for number in (*finished, *stopped)}
         self.progress = progress
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,12 +79,14 @@ class Journal(tune.Callback):
             self.finished.add(number)
             self.folder.note(number, "finish", iteration=at)
         elif SCORE in result:
-            self.folder.note(number, "score", iteration=at, score=float(result[SCORE]))
-        if result.get("done") and not result.get(FINISHED):
-            self.folder.note(number, "stop", iteration=at)
-            self._leave(number)
-            return
-        self.done[number] = at
+            # One line for both: a score without what it came to would be judged again, otherwise.
+            what = "stop" if result.get("done") else "score"
+            self.folder.note(number, what, iteration=at, score=float(result[SCORE]))
+            if what == "stop":
+                self._leave(number)
+                return
+        # One that was stopped counts as done while what its process had not kept is trained again.
+        self.done[number] = max(at, self.done.get(number, 0))
         self._tell(f"trial {number:04d} at iteration {at} of {self.iterations[number]}")
 
     def on_trial_error(
@@ -122,11 +126,12 @@ def scheduler(
     asha = make_asha(config.scheduler, max(trial.iterations for trial in trials))
     known: set[int] = set()
     for event in folder.events():
-        if event.what != "score" or event.iteration is None:
+        if event.score is None or event.iteration is None:
             continue
-        out = trials[event.trial].out
+        trial = trials[event.trial]
+        ended = trial.stopped_at is not None or trial.out.exists()
         # What was scored after the last checkpoint will be trained, and scored, again.
-        if not out.exists() and event.iteration > checkpoint_iterations(out):
+        if not ended and event.iteration > checkpoint_iterations(trial.out):
             continue
         before: Any = SimpleNamespace(trial_id=f"before-{event.trial}")
         if event.trial not in known:

@@ -41,10 +41,11 @@ _LOCK_SECONDS = 120.0
 
 
 class Outcome(BaseModel):
-    """What a finished trial came to.
+    """What a trial came to.
 
     Attributes:
         outcomes: ``OUTCOMES`` that the dataset has evidence for.
+        stopped_at: iteration at which the scheduler ended it; None if it was trained to its end.
         training_seconds: that its training took, all attempts together.
         judging_seconds: that measuring its outcomes took.
     """
@@ -52,6 +53,7 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcomes: dict[str, Interval]
+    stopped_at: int | None = None
     training_seconds: float
     judging_seconds: float
 
@@ -62,8 +64,9 @@ class Event(BaseModel):
     Attributes:
         time: seconds since 1970.
         trial: its number.
-        what: ``start`` (of a process for it), ``score`` (on its way), ``stop`` (by the scheduler),
-            ``fail`` (for good: it is tried again only when the sweep is resumed) or ``finish``.
+        what: ``start`` (of a process for it), ``score`` (on its way), ``stop`` (by the scheduler,
+            because of its score; what is left is to judge it), ``fail`` (for good: it is tried
+            again only when the sweep is resumed) or ``finish``.
         iteration: that it had come to.
         score: of its policy then.
         error: what went wrong, in one line.
@@ -164,6 +167,14 @@ class SweepFolder:
                 continue
         return events
 
+    def stops(self) -> dict[int, int]:
+        """Return the trials that the scheduler has ended, and the iteration of each."""
+        return {
+            event.trial: event.iteration
+            for event in self.events()
+            if event.what == "stop" and event.iteration is not None
+        }
+
     def note(self, trial: int, what: str, **more: Any) -> None:
         """Add a line to the journal."""
         event = Event.model_validate({"time": time.time(), "trial": trial, "what": what, **more})
@@ -196,6 +207,14 @@ def trial_configs(config: SweepConfig, path: Path) -> list[TrainConfig]:
             }
         )
         for number, drawn in enumerate(draw_parameters(config))
+    ]
+
+
+def with_stops(trials: list[TrainConfig], stops: dict[int, int]) -> list[TrainConfig]:
+    """Let trials end where the scheduler has stopped them."""
+    return [
+        trial.model_copy(update={"stopped_at": stops.get(number)})
+        for number, trial in enumerate(trials)
     ]
 
 

@@ -16,13 +16,15 @@ from noetik_rllib.io import atomic_path, write_json
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.folder import Event, SweepFolder, checkpoint_iterations, read_outcome
-from noetik_rllib.sweeps.importance import Importance, columns, flat, importance
+from noetik_rllib.sweeps.importance import Importance, columns, flat, importance, parameter_text
 from noetik_rllib.sweeps.outcomes import MINIMISED, OUTCOMES
 from noetik_rllib.sweeps.pareto import hypervolume, pareto_front
 from noetik_rllib.sweeps.search import draw_parameters
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.parquet"
+#: Name in ``importance`` of how long a trial was trained.
+ITERATIONS = "iterations"
 
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
@@ -37,10 +39,10 @@ class Trial(BaseModel):
             in a sweep that is still to be resumed.
         iterations: that it was trained.
         score: the last that the scheduler saw of it.
-        outcomes: of a finished trial; ``OUTCOMES`` that the dataset has evidence for.
-        training_seconds: of a finished trial.
+        outcomes: of a judged trial; ``OUTCOMES`` that the dataset has evidence for.
+        training_seconds: of a judged trial.
         error: of a failed one, in one line.
-        pareto: whether no other finished trial beats it in every objective at once.
+        pareto: whether no other judged trial beats it in every objective at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +66,8 @@ class SweepResult(BaseModel):
         trials: all of them.
         reference: objective -> the value from which the hypervolume counts.
         hypervolume: of the Pareto front, in the product of the objectives' units.
-        importance: parameter -> outcome -> how they go together over the finished trials.
+        importance: parameter -> outcome -> how they go together over the judged trials; where they
+            were not trained alike long, ``iterations`` is one of the parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,17 +79,17 @@ class SweepResult(BaseModel):
     importance: dict[str, dict[str, Importance]]
 
     @property
-    def finished(self) -> list[Trial]:
-        """Trials with outcomes."""
-        return [trial for trial in self.trials if trial.status == "finished"]
+    def judged(self) -> list[Trial]:
+        """Trials with outcomes: a policy is one, whether it was trained to its end or stopped."""
+        return [trial for trial in self.trials if trial.outcomes]
 
     @property
     def outcomes(self) -> list[str]:
-        """Outcomes that every finished trial has, in their order."""
+        """Outcomes that every judged trial has, in their order."""
         return [
             name
             for name in OUTCOMES
-            if self.finished and all(name in trial.outcomes for trial in self.finished)
+            if self.judged and all(name in trial.outcomes for trial in self.judged)
         ]
 
     def save(self, directory: Path) -> None:
@@ -186,6 +189,7 @@ def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig])
         last[event.trial] = event
         if event.score is not None:
             scores[event.trial] = event.score
+    stops = folder.stops()
     found = []
     for number, (drawn, trial) in enumerate(zip(draw_parameters(config), trials, strict=True)):
         made = Trial(
@@ -199,21 +203,26 @@ def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig])
         change: dict[str, Any] = {}
         if outcome is not None:
             change = {
-                "status": "finished",
-                "iterations": trial.iterations,
+                "status": "stopped" if outcome.stopped_at else "finished",
+                "iterations": outcome.stopped_at or trial.iterations,
                 "outcomes": outcome.outcomes,
                 "training_seconds": outcome.training_seconds,
             }
-        elif ended is not None and ended.what == "stop":
-            change = {"status": "stopped", "iterations": ended.iteration}
         elif ended is not None and ended.what == "fail":
             change = {"status": "failed", "error": ended.error}
+        elif number in stops:
+            change = {"status": "stopped", "iterations": stops[number]}
         found.append(made.model_copy(update=change))
     return together(config, found)
 
 
 def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
-    """Add what trials say together: the front, its hypervolume, and importance."""
+    """Add what trials say together: the front, its hypervolume, and importance.
+
+    Stopped trials count like the others. To leave them out of importance would be to look for what
+    matters only among trials that did well, where what matters differs least; so that it is seen
+    how much of an outcome goes with the length of training alone, that is one of the parameters.
+    """
     reference = {
         name: config.reference.get(name, 1.0 if name in MINIMISED else 0.0)
         for name in config.objectives
@@ -221,20 +230,20 @@ def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
     made = SweepResult(
         config=config, trials=trials, reference=reference, hypervolume=0.0, importance={}
     )
-    finished = made.finished
+    judged = made.judged
     for name in config.objectives:
-        if finished and name not in made.outcomes:
+        if judged and name not in made.outcomes:
             raise UserError(
                 f"the dataset has no evidence for the objective '{name}': compare on others"
             )
-    if not finished:
+    if not judged:
         return made
-    values = oriented(finished, config.objectives)
+    values = oriented(judged, config.objectives)
     origin = np.array([reference[name] * _sign(name) for name in config.objectives])
     best = pareto_front(values)
-    front = {trial.name for trial, on_front in zip(finished, best, strict=True) if on_front}
+    front = {trial.name for trial, on_front in zip(judged, best, strict=True) if on_front}
     outcomes = {
-        name: np.array([trial.outcomes[name].mean for trial in finished]) for name in made.outcomes
+        name: np.array([trial.outcomes[name].mean for trial in judged]) for name in made.outcomes
     }
     return made.model_copy(
         update={
@@ -243,10 +252,18 @@ def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
             ],
             "hypervolume": hypervolume(values, origin),
             "importance": importance(
-                columns([trial.parameters for trial in finished]), outcomes, config.seed
+                columns([trial.parameters | {ITERATIONS: trial.iterations} for trial in judged]),
+                outcomes,
+                config.seed,
             ),
         }
     )
+
+
+def trained_text(trial: Trial) -> str:
+    """What a trial was trained with, in one line, and how long if it was stopped early."""
+    text = parameter_text(trial.parameters)
+    return text if trial.status != "stopped" else f"{text}; stopped at iteration {trial.iterations}"
 
 
 def oriented(trials: list[Trial], objectives: list[str]) -> np.ndarray:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.driver import Journal, Progress, loggers, make_asha, scheduler
-from noetik_rllib.sweeps.folder import SweepFolder, read_outcome, trial_configs
+from noetik_rllib.sweeps.folder import SweepFolder, read_outcome, trial_configs, with_stops
 from noetik_rllib.sweeps.results import SweepResult, collect
 from noetik_rllib.sweeps.search import draw_parameters
+
+if TYPE_CHECKING:  # importing it imports torch and Ray
+    from noetik_rllib.sweeps.trial import Task
 
 
 def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) -> SweepResult:
@@ -35,9 +39,10 @@ def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) 
 
 
 def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
-    """Go on with a sweep: finished and stopped trials stay, all others are trained to their end.
+    """Go on with a sweep: trials with outcomes stay, all others are trained to their end.
 
-    A trial goes on from its last checkpoint. Failed ones are tried again.
+    A trial goes on from its last checkpoint. Failed ones are tried again. Of one that the scheduler
+    has stopped, the end is where that was.
 
     Args:
         out: folder of the sweep.
@@ -51,14 +56,12 @@ def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
     config = folder.config()
     trials = trial_configs(config, folder.path)
     with folder.claimed():
-        stopped = {trial for trial, what in _last(folder).items() if what == "stop"}
-        finished = {n for n, trial in enumerate(trials) if read_outcome(trial.out) is not None}
-        left = [n for n in range(len(trials)) if n not in stopped | finished]
+        left = [n for n, trial in enumerate(trials) if read_outcome(trial.out) is None]
         if left:
-            _run(config, folder, trials, left, finished, progress or (lambda doing, share: None))
+            _run(config, folder, trials, left, progress or (lambda doing, share: None))
         result = collect(folder, config, trials)
         failed = [trial for trial in result.trials if trial.status == "failed"]
-        if failed and not result.finished:
+        if failed and not result.judged:
             raise UserError(f"every trial failed; {failed[0].name}: {failed[0].error}")
         result.save(folder.path)
     return result
@@ -85,16 +88,14 @@ def _run(
     folder: SweepFolder,
     trials: list[TrainConfig],
     left: list[int],
-    finished: set[int],
     progress: Progress,
 ) -> None:
-    """Let Ray Tune run what is left."""
+    """Run what is left."""
     import ray
-    from ray import tune
 
     from noetik_rllib.cluster import connected_ray
     from noetik_rllib.sweeps.shared import prepare_courses, share_rows
-    from noetik_rllib.sweeps.trial import Task, run_trial
+    from noetik_rllib.sweeps.trial import Task
 
     dataset = folder.dataset(config)
     (folder.path / "trials").mkdir(exist_ok=True)
@@ -133,31 +134,53 @@ def _run(
             courses=ray.put(courses),
             rows=rows,
         )
-        tune.Tuner(
-            # The whole trial runs in one process: all that it needs is in its placement group.
-            tune.with_resources(
-                tune.with_parameters(run_trial, task=task),
-                tune.PlacementGroupFactory([_bundle(config)]),
-            ),
-            param_space=_param_space(config, left),
-            tune_config=tune.TuneConfig(
-                scheduler=scheduler(config, folder, trials),
-                # A process that has imported torch and Ray takes the next trial.
-                reuse_actors=True,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(folder.path),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                callbacks=[
-                    Journal(folder, [t.iterations for t in trials], finished, progress),
-                    *loggers(config),
-                ],
-            ),
-        ).fit()
+        while left:
+            _fit(config, folder, task, left, progress)
+            # Tune ends the process of a trial that it stops: another one judges what that has left.
+            left = [n for n, what in _last(folder).items() if what == "stop"]
+
+
+def _fit(
+    config: SweepConfig, folder: SweepFolder, task: Task, left: list[int], progress: Progress
+) -> None:
+    """Let Ray Tune run what is left, and of trials that it has stopped no more than they had."""
+    from ray import tune
+
+    from noetik_rllib.sweeps.trial import run_trial
+
+    stops = folder.stops()
+    task = replace(task, trials=with_stops(task.trials, stops))
+    tune.Tuner(
+        # The whole trial runs in one process: all that it needs is in its placement group.
+        tune.with_resources(
+            tune.with_parameters(run_trial, task=task),
+            tune.PlacementGroupFactory([_bundle(config)]),
+        ),
+        param_space=_param_space(config, left),
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler(config, folder, task.trials),
+            # A process that has imported torch and Ray takes the next trial.
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.path),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            callbacks=[
+                Journal(
+                    folder,
+                    [trial.last_iteration for trial in task.trials],
+                    finished=set(range(len(task.trials))) - set(left),
+                    stopped=stops,
+                    progress=progress,
+                ),
+                *loggers(config),
+            ],
+        ),
+    ).fit()
 
 
 def _param_space(config: SweepConfig, left: list[int]) -> dict[str, Any]:

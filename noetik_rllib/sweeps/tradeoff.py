@@ -112,7 +112,10 @@ def tradeoff(result: SweepResult) -> Tradeoff | None:
     if COEFFICIENT not in result.config.search:
         return None
     by_value: dict[float, list[Trial]] = {}
-    for trial in result.finished:
+    # One that was stopped early differs from the others by more than the coefficient.
+    for trial in result.judged:
+        if trial.status != "finished":
+            continue
         by_value.setdefault(float(trial.parameters[COEFFICIENT]), []).append(trial)
     names = [name for name in EXPLAINED if name in result.outcomes]
     if len(by_value) < 2 or not names:

@@ -74,7 +74,7 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
         report_failure(str(error.cause))
         return
     means = {name: value.mean for name, value in outcome.outcomes.items()}
-    tune.report({**means, ITERATION: config.iterations, FINISHED: True})
+    tune.report({**means, ITERATION: config.last_iteration, FINISHED: True})
 
 
 def report_failure(message: str) -> None:
@@ -96,6 +96,7 @@ def _run(config: TrainConfig, task: Task) -> Outcome:
     evaluation.save(run.directory)
     outcome = Outcome(
         outcomes=outcomes,
+        stopped_at=run.config.stopped_at,
         training_seconds=run.progress()[-1]["seconds"],
         judging_seconds=round(time.monotonic() - begun, 3),
     )
@@ -107,15 +108,18 @@ def _train(config: TrainConfig, task: Task, courses: Courses) -> None:
     resume = unfinished(config.out).exists()
     if resume:
         # As it was begun, e.g. with the way to read rows that suited the machine then.
-        config = settings_to_resume(config.out)
+        begun = settings_to_resume(config.out)
+        config = begun.model_copy(update={"stopped_at": config.stopped_at})
+    # Whoever was stopped has been scored.
+    metric = task.metric if config.stopped_at is None else None
 
     def report(row: dict[str, float]) -> None:
         done = int(row["iteration"])
         known = {name: value for name, value in row.items() if math.isfinite(value)}
         # The last policy is judged, not scored: a scheduler that stopped it now would save nothing.
-        if courses.score and task.metric and done in config.snapshot_iterations[:-1]:
+        if courses.score and metric and done in config.snapshot_iterations[:-1]:
             policy = Run(unfinished(config.out), config).networks(done)
-            known[SCORE] = score(ActorPolicy.of(policy), courses.score, task.metric)
+            known[SCORE] = score(ActorPolicy.of(policy), courses.score, metric)
         tune.report({**known, ITERATION: done})
 
     rows: DecodedRows | None = None if task.rows is None else ray.get(task.rows)

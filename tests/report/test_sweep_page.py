@@ -68,16 +68,18 @@ def test_the_page_shows_every_trial_and_loads_nothing(tmp_path: Path) -> None:
     stopped = made.trials[4].model_copy(
         update={"status": "stopped", "outcomes": {}, "score": 0.4321, "iterations": 2}
     )
-    made = together(made.config, [*made.trials[:4], stopped, failed])
+    judged = made.trials[3].model_copy(update={"status": "stopped", "iterations": 3})
+    made = together(made.config, [*made.trials[:3], judged, stopped, failed])
     page = write_sweep_report(made, tmp_path).read_text(encoding="utf-8")
-    for trial in made.finished:
+    for trial in made.judged:
         for interval in trial.outcomes.values():
             assert f"{interval.mean:.4f}" in page
             assert f"{interval.low:.4f} to {interval.high:.4f}" in page
     assert "stopped at iteration 2, score 0.4321" in page
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    assert "6 trials, 4 finished, 1 stopped, 1 failed; " in page
+    assert "seed 1; stopped at iteration 3<" in page
+    assert "6 trials, 3 finished, 2 stopped early, 1 failed; " in page
     assert not re.search(r'(src|href)="(?!#)', page)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -99,6 +101,39 @@ def test_the_front_and_what_goes_with_it_follow_from_the_numbers() -> None:
     # 0.5001 of reward by 0.98 of no hate, and 0.0001 more of no hate for 0.5 of reward.
     assert np.isclose(made.hypervolume, 0.5001 * 0.98 + 0.5 * 0.01)
     assert "Hypervolume 0.495098, above reward 0, hate 1." in remarks(made)
+
+
+def test_a_stopped_trial_counts_by_its_policy() -> None:
+    """Fails if a stopped trial's policy is kept off the front or out of what goes with what, or if
+    what goes with the length of training looks like a parameter's doing alone.
+
+    Only the trade-off is between trials that differ in their coefficient, and in nothing else.
+    """
+    made = result(costs=0.005, gains=0.2)
+    trials = [
+        trial.model_copy(update={"status": "stopped", "iterations": 1})
+        if trial.parameters["interpretability_coeff"] == 1
+        else trial
+        for trial in made.trials
+    ]
+    halved = together(made.config, trials)
+    assert [trial.pareto for trial in halved.trials] == [trial.pareto for trial in made.trials]
+    assert halved.hypervolume == made.hypervolume
+    found = halved.importance
+    assert found["interpretability_coeff"] == made.importance["interpretability_coeff"]
+    assert found["iterations"]["reward"].correlation > 0.8
+    assert "iterations" not in made.importance
+    whole, curve = tradeoff(made), tradeoff(halved)
+    assert whole is not None
+    assert curve is not None
+    assert [one.coefficient for one in whole.settings] == [0, 0.5, 1]
+    assert [one.coefficient for one in curve.settings] == [0, 0.5]
+    rows = halved.table().to_pylist()
+    assert [(row["status"], row["iterations"]) for row in rows[3:]] == [
+        ("finished", 4),
+        ("stopped", 1),
+        ("stopped", 1),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,22 @@ def sweep_config(data: Path, **changes: Any) -> SweepConfig:
     return SweepConfig.model_validate(content | changes)
 
 
+def halving_config(data: Path, **changes: Any) -> SweepConfig:
+    """Four trials of which ASHA stops some: two hardly learn.
+
+    One comes after the other, so each is held against the best hundredth of those before.
+    """
+    content = {
+        "reward": None,
+        "num_samples": 1,
+        "search": {"actor_lr": {"grid": [3e-3, 1e-9]}, "seed": {"grid": [0, 1]}},
+        "train": TRAIN | {"snapshots": 3},
+        "scheduler": {"type": "asha", "grace_period": 1, "reduction_factor": 100},
+        "cpus_per_trial": 4,
+    }
+    return sweep_config(data, **content | changes)
+
+
 @dataclass
 class Swept:
     """A finished sweep, and what it said on the way."""
@@ -78,3 +94,14 @@ def swept(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_sess
     for name, content in kept.items():
         (data / "train" / name).write_bytes(content)
     return Swept(folder / "sweep", result, said)
+
+
+@pytest.fixture(scope="session")
+def halved(
+    tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Swept:
+    """A sweep that ASHA has stopped trials of."""
+    out = tmp_path_factory.mktemp("halved") / "sweep"
+    said: list[tuple[str, float]] = []
+    result = run_sweep(halving_config(tiny_dataset), out, lambda *words: said.append(words))
+    return Swept(out, result, said)

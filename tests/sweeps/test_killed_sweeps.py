@@ -15,9 +15,10 @@ import pytest
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.runs import Run
+from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.folder import SweepFolder, lock_of, trial_configs
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
-from tests.sweeps.conftest import Swept, sweep_config
+from tests.sweeps.conftest import Swept, halving_config, sweep_config
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +27,8 @@ SEED = 0
 REPORTS = 12
 
 
-def drive(address: str, data: Path, out: Path, victim: str, moment: int) -> None:
-    """Begin or resume the sweep, and kill a process at the driver's ``moment``-th report.
+def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int) -> None:
+    """Begin or resume a sweep, and kill a process at the driver's ``moment``-th report.
 
     By SIGKILL: nothing is cleared up, as when a machine is lost.
     """
@@ -41,14 +42,14 @@ def drive(address: str, data: Path, out: Path, victim: str, moment: int) -> None
         if heard["report"] != moment or "trials done" not in doing:
             return
         number = int(doing.rpartition("trial ")[2][:4])
-        lock = lock_of(trial_configs(sweep_config(data), out)[number].out)
+        lock = lock_of(trial_configs(config, out)[number].out)
         with contextlib.suppress(ProcessLookupError):
             os.kill(os.getpid() if victim == "driver" else int(lock.read_text().split()[0]), 9)
 
     if out.exists():
         resume_sweep(out, hear)
     else:
-        run_sweep(sweep_config(data), out, hear)
+        run_sweep(config, out, hear)
 
 
 def test_every_result_is_there_once_whoever_is_killed(
@@ -67,24 +68,50 @@ def test_every_result_is_there_once_whoever_is_killed(
     out = tmp_path / "sweep"
     rng = np.random.default_rng(SEED)
     for victim, moment in (("driver", int(rng.integers(1, REPORTS))), ("trial", 1)):
-        arguments = (ray_address, tiny_dataset, out, victim, moment)
+        arguments = (ray_address, sweep_config(tiny_dataset), out, victim, moment)
         process = fork_server.Process(target=drive, args=arguments)
         process.start()
         process.join()
         assert process.exitcode == (-signal.SIGKILL if victim == "driver" else 0)
 
     events = SweepFolder.open(out).events()
+    assert len([event for event in events if event.what == "start"]) > 3
+    assert_undisturbed(out, swept)
+
+
+def assert_undisturbed(out: Path, expected: Swept) -> None:
+    """Every trial was brought to its end once, and came to what it is expected to come to."""
     ended: set[int] = set()
-    for event in events:
+    for event in SweepFolder.open(out).events():
         assert event.trial not in ended, f"trial {event.trial} was run again"
         if event.what == "finish":
             ended.add(event.trial)
-    assert len([event for event in events if event.what == "start"]) > 3
-    result = show_sweep(out)
-    for trial, expected in zip(result.trials, swept.result.trials, strict=True):
-        changes = {"training_seconds": expected.training_seconds}
-        assert trial.model_copy(update=changes) == expected
-        assert len(Run.open(out / "trials" / trial.name).progress()) == 3
+    for trial, other in zip(show_sweep(out).trials, expected.result.trials, strict=True):
+        changes = {"training_seconds": other.training_seconds}
+        assert trial.model_copy(update=changes) == other
+        assert len(Run.open(out / "trials" / trial.name).progress()) == trial.iterations
+
+
+def test_who_was_stopped_is_judged_whoever_is_killed(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    halved: Swept,
+    ray_address: str,
+    fork_server: ForkServerContext,
+) -> None:
+    """Fails if a driver that dies as a trial is stopped, or before it is judged, changes what any
+    trial comes to: one that was stopped goes on, is not judged, or is forgotten by ASHA.
+    """
+    out = tmp_path / "sweep"
+    said = [doing for doing, _ in halved.said if "trials done" in doing]
+    stop = next(place for place, doing in enumerate(said) if "has ended" in doing)
+    for moment in (stop + 1, 1, len(said) + 1):
+        arguments = (ray_address, halving_config(tiny_dataset), out, "driver", moment)
+        process = fork_server.Process(target=drive, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == (0 if moment > len(said) else -signal.SIGKILL)
+    assert_undisturbed(out, halved)
 
 
 def test_two_drivers_do_not_run_one_sweep(swept: Swept) -> None:
