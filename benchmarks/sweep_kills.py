@@ -1,44 +1,50 @@
-"""Random kills over a sweep: is every trial's result there at the end, once, and the same?
+"""Random kills over a sweep on a cluster: is every trial's result there at the end, once, the same?
 
-A sweep is run undisturbed. Then it is run again while a process is killed ``--kills`` times, by
-SIGKILL, each after a random time: its driver, which is then started again with ``--resume``, or the
-process of one of its trials. A kill may fall before the first trial and while results are written.
-Run it from a clone after ``make demo``::
+Three hosts on this machine (``tests/cluster``: Linux, root) run a sweep undisturbed, and then again
+while somebody is killed ``--kills`` times, each after a random time, in a random order:
 
-    .venv/bin/python benchmarks/sweep_kills.py --data data/demo
+- the driver, by SIGKILL, which is then started again with ``--resume``;
+- the process of a trial, by SIGKILL;
+- a worker host that trains a trial: its plug is pulled, so that nobody is told, and it boots again
+  at once. Ray's launcher brings it back into the cluster when it has missed it for long enough.
+
+A kill may fall before the first trial and while results are written. From a clone after
+``make demo``::
+
+    .venv/bin/python -m benchmarks.sweep_kills --data data/demo
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 
 from noetik_rllib.cli.errors import run
+from noetik_rllib.errors import UserError
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.folder import SweepFolder
 from noetik_rllib.sweeps.results import SweepResult
 from noetik_rllib.sweeps.search import is_sweep
+from tests.cluster.hosts import why_not
+from tests.cluster.ray_cluster import HEAD, WORKERS, RayCluster, running
 
-NOETIK = [sys.executable, "-c", "from noetik_rllib.cli.main import main; main()", "tune"]
+VICTIMS = ("driver", "trial", "host")
 
 
-def sweep(data: Path, trials: int, iterations: int) -> SweepConfig:
-    """Trials of a second per iteration, with a checkpoint after each."""
+def sweep(trials: int, iterations: int) -> SweepConfig:
+    """Trials of about a second per iteration, with a checkpoint after each."""
     return SweepConfig.model_validate(
         {
             "name": "kills",
-            "data": data.resolve(),
+            "data": "/srv/data",
             "num_samples": trials,
             "train": {
                 "iterations": iterations,
@@ -56,54 +62,90 @@ def sweep(data: Path, trials: int, iterations: int) -> SweepConfig:
     )
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    """Start ``noetik tune``; it says nothing but errors."""
-    return subprocess.Popen([*NOETIK, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+@dataclass
+class Disturbed:
+    """A sweep on a cluster, and the means to disturb it.
+
+    Attributes:
+        cluster: where it runs.
+        name: of its folder in /srv, which all hosts share.
+    """
+
+    cluster: RayCluster
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder, as seen from here."""
+        return self.cluster.hosts.shared / self.name
+
+    @property
+    def log(self) -> Path:
+        """What its drivers say; a pipe that nobody reads would stop them."""
+        return self.folder.with_suffix(".log")
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Begin it, or go on with it, on the head."""
+        out = f"/srv/{self.name}"
+        words = ["--resume", out] if is_sweep(self.folder) else ["/srv/kills.yaml", "--out", out]
+        return subprocess.Popen(
+            self.cluster.hosts[HEAD].command(["noetik", "tune", *words]),
+            stdout=self.log.open("a"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def training(self, *hosts: str) -> list[tuple[str, str]]:
+        """Host and process of every trial that trains on one of these hosts now."""
+        found = []
+        for lock in sorted((self.folder / "trials").glob(".*.lock")):
+            with lock.open("a+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    process, _, host = file.read().partition(" of ")
+                    if host in hosts:
+                        found.append((host, process))
+        return found
+
+    def kill(self, victim: str, host: str, process: str) -> None:
+        """Kill the driver, or the process of a trial, or its host."""
+        hosts = self.cluster.hosts
+        if victim == "driver":
+            hosts[HEAD].run("pkill", "-KILL", "-f", "bin/noetik tune")
+        elif victim == "trial":
+            hosts[host].run("kill", "-KILL", process)
+        else:
+            hosts.off(host)
+            hosts.boot(host)
 
 
-def training(out: Path) -> list[int]:
-    """Processes that hold a trial's lock now."""
-    found = []
-    for lock in sorted((out / "trials").glob(".*.lock")):
-        with lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                found += [int(word) for word in file.read().split()[:1]]
-    return found
-
-
-def disturbed(config: Path, out: Path, kills: int, mean_seconds: float, seed: int) -> Counter[str]:
+def disturb(sweep: Disturbed, kills: int, mean_seconds: float, seed: int) -> Counter[str]:
     """Run the sweep to its end, killing on the way; return how often whom."""
     rng = np.random.default_rng(seed)
     killed: Counter[str] = Counter()
-    wait_for_trials = True
-    driver = start(str(config), "--out", str(out))
-    while driver.poll() is None:
-        if killed.total() < kills:
-            # One kill in four may fall while the driver starts, which takes most of the time.
-            while wait_for_trials and driver.poll() is None and not training(out):
-                time.sleep(0.2)
-            time.sleep(rng.exponential(mean_seconds))
-            wait_for_trials = rng.random() < 0.75
-            trials = training(out) if out.exists() else []
-            if driver.poll() is not None:
-                break
-            if trials and rng.random() < 0.5:
-                os.kill(trials[int(rng.integers(len(trials)))], signal.SIGKILL)
-                killed["trial"] += 1
-                continue
-            driver.kill()
-            driver.communicate()
-            killed["driver"] += 1
-            begun = ["--resume", str(out)] if is_sweep(out) else [str(config), "--out", str(out)]
-            driver = start(*begun)
-        else:
+    driver = sweep.start()
+    for victim in rng.permutation(np.resize(VICTIMS, kills)):
+        places = WORKERS if victim == "host" else (HEAD, *WORKERS)
+        # One driver in four may be killed while it starts, which takes most of the time.
+        wait = victim != "driver" or rng.random() < 0.75
+        while wait and driver.poll() is None and not sweep.training(*places):
+            time.sleep(0.2)
+        time.sleep(rng.exponential(mean_seconds))
+        # Its trial may be over by now: then the next one's.
+        while driver.poll() is None and not (trains := sweep.training(*places)) and wait:
+            time.sleep(0.2)
+        if driver.poll() is not None:
+            break
+        host, process = trains[int(rng.integers(len(trains)))] if trains else (HEAD, "")
+        sweep.kill(victim, host, process)
+        killed[victim] += 1
+        click.echo(f"killed: {victim}{'' if victim == 'driver' else f' on {host}'}", err=True)
+        if victim == "driver":
             driver.wait()
-    _, errors = driver.communicate()
-    if driver.returncode:
-        raise SystemExit(errors.decode()[-2000:])
+            driver = sweep.start()
+    if driver.wait():
+        raise SystemExit(sweep.log.read_text()[-2000:])
     return killed
 
 
@@ -111,7 +153,7 @@ def disturbed(config: Path, out: Path, kills: int, mean_seconds: float, seed: in
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Offline dataset.")
 @click.option("--trials", default=12, show_default=True, help="Trials of the sweep.")
 @click.option("--iterations", default=20, show_default=True, help="Of 20 gradient steps each.")
-@click.option("--kills", default=10, show_default=True, help="At most so many processes.")
+@click.option("--kills", default=10, show_default=True, help="At most so many.")
 @click.option(
     "--seconds", default=5.0, show_default=True, help="Mean time that trials have before a kill."
 )
@@ -121,21 +163,23 @@ def main(
     data: Path, trials: int, iterations: int, kills: int, seconds: float, seed: int, as_json: bool
 ) -> None:
     """Print what was killed, and what became of the results."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "kills.yaml"
-        sweep(data, trials, iterations).save(config)
-        whole, out = Path(folder) / "whole", Path(folder) / "sweep"
-        undisturbed = start(str(config), "--out", str(whole))
-        _, errors = undisturbed.communicate()
-        if undisturbed.returncode:
-            raise SystemExit(errors.decode()[-2000:])
-        killed = disturbed(config, out, kills, seconds, seed)
-        expected, found = SweepResult.load(whole), SweepResult.load(out)
-        events = SweepFolder(out).events()
+    if reason := why_not():
+        raise UserError(f"no hosts can be made here: {reason}")
+    with running(data) as cluster:
+        sweep(trials, iterations).save(cluster.hosts.shared / "kills.yaml")
+        whole, out = Disturbed(cluster, "whole"), Disturbed(cluster, "sweep")
+        took = []
+        for one, count in ((whole, 0), (out, kills)):
+            begun = time.monotonic()
+            killed = disturb(one, count, seconds, seed)
+            took.append(round(time.monotonic() - begun))
+        expected, found = SweepResult.load(whole.folder), SweepResult.load(out.folder)
+        events = SweepFolder(out.folder).events()
     finish = {event.trial: event.time for event in events if event.what == "finish"}
     figures = {
         "drivers_killed": killed["driver"],
         "trials_killed": killed["trial"],
+        "hosts_killed": killed["host"],
         "trials": trials,
         "finished": len(found.judged),
         "different_results": sum(
@@ -147,6 +191,9 @@ def main(
             for event in events
         ),
         "starts": sum(event.what == "start" for event in events),
+        "lost": sum(event.what == "lost" for event in events),
+        "seconds_undisturbed": took[0],
+        "seconds": took[1],
     }
     if as_json:
         click.echo(json.dumps(figures, indent=2))

@@ -64,9 +64,10 @@ class Event(BaseModel):
     Attributes:
         time: seconds since 1970.
         trial: its number.
-        what: ``start`` (of a process for it), ``score`` (on its way), ``stop`` (by the scheduler,
-            because of its score; what is left is to judge it), ``fail`` (for good: it is tried
-            again only when the sweep is resumed) or ``finish``.
+        what: ``start`` (of a process for it), ``lost`` (that process or its host; another goes on),
+            ``score`` (on its way), ``stop`` (by the scheduler, because of its score; what is left
+            is to judge it), ``fail`` (for good: it is tried again only when the sweep is resumed)
+            or ``finish``.
         iteration: that it had come to.
         score: of its policy then.
         error: what went wrong, in one line.
@@ -76,7 +77,7 @@ class Event(BaseModel):
 
     time: float
     trial: int
-    what: Literal["start", "score", "stop", "fail", "finish"]
+    what: Literal["start", "lost", "score", "stop", "fail", "finish"]
     iteration: int | None = None
     score: float | None = None
     error: str | None = None

@@ -137,7 +137,9 @@ def _run(
         while left:
             _fit(config, folder, task, left, progress)
             # Tune ends the process of a trial that it stops: another one judges what that has left.
-            left = [n for n, what in _last(folder).items() if what == "stop"]
+            # It gives up some that were lost, too: see ``Journal.on_trial_error``.
+            last = _last(folder)
+            left = [n for n in left if last.get(n) in ("stop", "lost")]
 
 
 def _fit(

@@ -11,6 +11,7 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayTaskError
+from ray.tune.result import DONE
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
@@ -74,7 +75,8 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
         report_failure(str(error.cause))
         return
     means = {name: value.mean for name, value in outcome.outcomes.items()}
-    tune.report({**means, ITERATION: config.last_iteration, FINISHED: True})
+    # Done with this report: Tune would ask for more, and run the trial again if nobody answered.
+    tune.report({**means, ITERATION: config.last_iteration, FINISHED: True, DONE: True})
 
 
 def report_failure(message: str) -> None:

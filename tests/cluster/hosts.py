@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,17 @@ class Hosts:
         """Plug the cable in again."""
         self._in_switch(f"ip link set {name} up")
 
+    def off(self, name: str) -> None:
+        """Pull a host's plug: its processes are gone, and nobody is told; its files stay."""
+        self.cut(name)
+        os.kill(self.hosts.pop(name).pid, signal.SIGKILL)
+        # The cable would outlive the host for as long as the kernel takes to clear it away.
+        self._in_switch(f"ip link delete {name}")
+
+    def boot(self, name: str) -> None:
+        """Start a host that is off: with its files, without its processes."""
+        self.hosts[name] = self._boot(name)
+
     def _start(self, *arguments: str) -> int:
         """Start process 1 of new namespaces; returns its number on this machine."""
         process: subprocess.Popen[str] = subprocess.Popen(
@@ -161,7 +173,7 @@ class Hosts:
     def _boot(self, name: str) -> Host:
         folder = self.folder / name
         for inside in ("root/.ssh", "tmp"):
-            (folder / inside).mkdir(parents=True)
+            (folder / inside).mkdir(parents=True, exist_ok=True)
         names = [f"{address} {other}\n" for other, address in self.addresses.items()]
         (folder / "etc-hosts").write_text("".join(["127.0.0.1 localhost\n", *names]))
         shutil.copy(self.key.with_suffix(".pub"), folder / "root/.ssh/authorized_keys")

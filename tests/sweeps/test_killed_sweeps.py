@@ -27,10 +27,17 @@ SEED = 0
 REPORTS = 12
 
 
-def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int) -> None:
+def drive(
+    address: str,
+    config: SweepConfig,
+    out: Path,
+    victim: str,
+    moment: int,
+    words: str = "trials done",
+) -> None:
     """Begin or resume a sweep, and kill a process at the driver's ``moment``-th report.
 
-    By SIGKILL: nothing is cleared up, as when a machine is lost.
+    By SIGKILL: nothing is cleared up, as when a machine is lost. Reports with ``words`` count.
     """
     os.environ["RAY_ADDRESS"] = address
     # This process' own locks are then removed with it, not noted as leaked by its parent.
@@ -38,8 +45,8 @@ def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int
     heard = Counter[str]()
 
     def hear(doing: str, share: float) -> None:
-        heard["report"] += "trials done" in doing
-        if heard["report"] != moment or "trials done" not in doing:
+        heard["report"] += words in doing
+        if heard["report"] != moment or words not in doing:
             return
         number = int(doing.rpartition("trial ")[2][:4])
         lock = lock_of(trial_configs(config, out)[number].out)
@@ -112,6 +119,27 @@ def test_who_was_stopped_is_judged_whoever_is_killed(
         process.join()
         assert process.exitcode == (0 if moment > len(said) else -signal.SIGKILL)
     assert_undisturbed(out, halved)
+
+
+def test_a_process_that_dies_between_two_trials_costs_none(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    swept: Swept,
+    ray_address: str,
+    fork_server: ForkServerContext,
+) -> None:
+    """Fails if a trial is given up because the process that was to take it on is gone.
+
+    Tune gives the third trial to the process of the first one that is done, which is killed then.
+    """
+    out = tmp_path / "sweep"
+    arguments = (ray_address, sweep_config(tiny_dataset), out, "trial", 1, "1 of 3 trials done")
+    process = fork_server.Process(target=drive, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert "lost" in {event.what for event in SweepFolder.open(out).events()}
+    assert_undisturbed(out, swept)
 
 
 def test_two_drivers_do_not_run_one_sweep(swept: Swept) -> None:
