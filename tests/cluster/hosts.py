@@ -135,19 +135,20 @@ class Hosts:
         return self.hosts[name]
 
     def cut(self, name: str) -> None:
-        """Pull a host's cable: packets vanish, nothing is reset."""
+        """Pull a host's cable: packets vanish, nothing is reset, the shared disk is out of reach."""
         self._in_switch(f"ip link set {name} down")
+        self[name].run(*"mount -t tmpfs -o ro tmpfs /srv".split())
 
     def heal(self, name: str) -> None:
         """Plug the cable in again."""
+        self[name].run("umount", "/srv")
         self._in_switch(f"ip link set {name} up")
 
     def off(self, name: str) -> None:
         """Pull a host's plug: its processes are gone, and nobody is told; its files stay."""
-        self.cut(name)
-        os.kill(self.hosts.pop(name).pid, signal.SIGKILL)
-        # The cable would outlive the host for as long as the kernel takes to clear it away.
+        # First, so that no process says goodbye; and left to the kernel, it outlives the host.
         self._in_switch(f"ip link delete {name}")
+        os.kill(self.hosts.pop(name).pid, signal.SIGKILL)
 
     def boot(self, name: str) -> None:
         """Start a host that is off: with its files, without its processes."""
