@@ -135,9 +135,9 @@ class Hosts:
         return self.hosts[name]
 
     def cut(self, name: str) -> None:
-        """Pull a host's cable: packets vanish, nothing is reset, the shared disk is out of reach."""
+        """Pull a host's cable: packets vanish, no reset comes, the shared disk is out of reach."""
         self._in_switch(f"ip link set {name} down")
-        self[name].run(*"mount -t tmpfs -o ro tmpfs /srv".split())
+        self[name].run(*["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/srv"])
 
     def heal(self, name: str) -> None:
         """Plug the cable in again."""
