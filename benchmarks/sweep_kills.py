@@ -152,7 +152,7 @@ def disturb(sweep: Disturbed, kills: int, mean_seconds: float, seed: int) -> Cou
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Offline dataset.")
 @click.option("--trials", default=12, show_default=True, help="Trials of the sweep.")
-@click.option("--iterations", default=20, show_default=True, help="Of 20 gradient steps each.")
+@click.option("--iterations", default=10, show_default=True, help="Of 20 gradient steps each.")
 @click.option("--kills", default=10, show_default=True, help="At most so many.")
 @click.option(
     "--seconds", default=5.0, show_default=True, help="Mean time that trials have before a kill."

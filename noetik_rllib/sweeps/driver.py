@@ -95,7 +95,7 @@ class Journal(tune.Callback):
         """A trial's process or host died; another process will go on with it (Tune's hook)."""
         number = _number(trial)
         at = checkpoint_iterations(self.folder.path / "trials" / f"{number:04d}")
-        self.folder.note(number, "lost", iteration=at, error=_last_words(trial))
+        self.folder.note(number, "lost", iteration=at)
         self._tell(f"trial {number:04d} lost its process, and goes on from iteration {at}")
 
     def on_trial_error(
@@ -108,7 +108,9 @@ class Journal(tune.Callback):
             # ends the second one (Ray 2.60: tune_controller.py, _schedule_trial_reset and
             # _actor_failed). It is ``lost`` already, and run again when the others are done.
             return
-        self.folder.note(number, "fail", error=_last_words(trial))
+        error = trial.get_error()
+        said = str(error).strip().splitlines()[-1] if error else "its process died"
+        self.folder.note(number, "fail", error=said)
         self._leave(number)
 
     def _leave(self, number: int) -> None:
@@ -123,11 +125,6 @@ class Journal(tune.Callback):
 
 def _number(trial: Trial) -> int:
     return int(trial.config["trial"])
-
-
-def _last_words(trial: Trial) -> str:
-    error = trial.get_error()
-    return str(error).strip().splitlines()[-1] if error else "its process died"
 
 
 def scheduler(
