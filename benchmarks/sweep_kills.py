@@ -36,7 +36,8 @@ from noetik_rllib.sweeps.search import is_sweep
 from tests.cluster.hosts import why_not
 from tests.cluster.ray_cluster import HEAD, WORKERS, RayCluster, running
 
-VICTIMS = ("driver", "trial", "host")
+#: Who is killed, and the hosts on one of which a trial trains then.
+PLACES = {"driver": (HEAD, *WORKERS), "trial": (HEAD, *WORKERS), "host": WORKERS}
 
 
 def sweep(trials: int, iterations: int) -> SweepConfig:
@@ -94,7 +95,7 @@ class Disturbed:
             stderr=subprocess.STDOUT,
         )
 
-    def training(self, *hosts: str) -> list[tuple[str, str]]:
+    def training(self, hosts: tuple[str, ...]) -> list[tuple[str, str]]:
         """Host and process of every trial that trains on one of these hosts now."""
         found = []
         for lock in sorted((self.folder / "trials").glob(".*.lock")):
@@ -108,16 +109,20 @@ class Disturbed:
                         found.append((host, process))
         return found
 
-    def kill(self, victim: str, host: str, process: str) -> None:
-        """Kill the driver, or the process of a trial, or its host."""
+    def kill(self, victim: str, rng: np.random.Generator) -> bool:
+        """Kill the driver, or the process of a trial, or its host; False where there is none."""
         hosts = self.cluster.hosts
         if victim == "driver":
-            hosts[HEAD].run("pkill", "-KILL", "-f", "bin/noetik tune")
-        elif victim == "trial":
-            hosts[host].run("kill", "-KILL", process)
-        else:
-            hosts.off(host)
-            hosts.boot(host)
+            return not hosts[HEAD].run("pkill", "-KILL", "-f", "bin/noetik tune").returncode
+        trains = self.training(PLACES[victim])
+        if not trains:
+            return False
+        host, process = trains[int(rng.integers(len(trains)))]
+        if victim == "trial":
+            return not hosts[host].run("kill", "-KILL", process).returncode
+        hosts.off(host)
+        hosts.boot(host)
+        return True
 
 
 def disturb(sweep: Disturbed, kills: int, mean_seconds: float, seed: int) -> Counter[str]:
@@ -125,22 +130,19 @@ def disturb(sweep: Disturbed, kills: int, mean_seconds: float, seed: int) -> Cou
     rng = np.random.default_rng(seed)
     killed: Counter[str] = Counter()
     driver = sweep.start()
-    for victim in rng.permutation(np.resize(VICTIMS, kills)):
-        places = WORKERS if victim == "host" else (HEAD, *WORKERS)
+    for victim in rng.permutation(np.resize(list(PLACES), kills)):
         # One driver in four may be killed while it starts, which takes most of the time.
         wait = victim != "driver" or rng.random() < 0.75
-        while wait and driver.poll() is None and not sweep.training(*places):
+        while wait and driver.poll() is None and not sweep.training(PLACES[victim]):
             time.sleep(0.2)
         time.sleep(rng.exponential(mean_seconds))
-        # Its trial may be over by now: then the next one's.
-        while driver.poll() is None and not (trains := sweep.training(*places)) and wait:
+        while driver.poll() is None:
+            if sweep.kill(victim, rng):
+                break
             time.sleep(0.2)
-        if driver.poll() is not None:
-            break
-        host, process = trains[int(rng.integers(len(trains)))] if trains else (HEAD, "")
-        sweep.kill(victim, host, process)
+        else:
+            break  # it is over
         killed[victim] += 1
-        click.echo(f"killed: {victim}{'' if victim == 'driver' else f' on {host}'}", err=True)
         if victim == "driver":
             driver.wait()
             driver = sweep.start()

@@ -210,19 +210,27 @@ def _bundle(config: SweepConfig) -> dict[str, float]:
 
 
 def _check_room(config: SweepConfig) -> None:
-    """Refuse a trial that this machine could never hold; a cluster may still grow.
+    """Refuse a trial that would wait for ever: no host has room for it, nor can have.
 
     Raises:
-        UserError: it is larger than the machine.
+        UserError: it is larger than the machine, or than any host of the cluster.
     """
     import ray
 
-    from noetik_rllib.cluster import cluster_is_running
+    from noetik_rllib.cluster import Cluster, cluster_is_running
 
+    bundle = _bundle(config)
     if cluster_is_running():
+        cluster = Cluster.look()
+        if cluster.most_places(bundle) < 1:
+            amounts = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+            raise UserError(
+                f"a trial needs {amounts}: no host of this cluster ({cluster}) has room for it; "
+                "lower cpus_per_trial or gpus_per_trial, or use larger hosts"
+            )
         return
     there = ray.cluster_resources()
-    for name, needed in _bundle(config).items():
+    for name, needed in bundle.items():
         if there.get(name, 0) < needed:
             raise UserError(
                 f"a trial needs {needed:g} {name} and this machine has {there.get(name, 0):g}: "

@@ -148,8 +148,17 @@ def lose_a_host(sweep: Disturbed, at: dict[int, int]) -> tuple[int, str, float]:
 
 def test_rows_are_kept_where_the_driver_is(cluster: RayCluster) -> None:
     """Fails if the rows that all trials share can be lost with a host that the sweep outlives."""
-    said = cluster.hosts[HEAD].run("python", "-c", ROWS)
+    said = cluster.hosts[HEAD].run("python", "-c", ROWS, timeout=240)
     assert "ROWS HERE True" in said.stdout, said.stdout[-3000:]
+
+
+def test_a_trial_too_large_for_any_host_is_refused(cluster: RayCluster) -> None:
+    """Fails if a sweep waits for ever for a host that cannot be."""
+    (cluster.hosts.shared / "large.yaml").write_text(yaml.safe_dump(SWEEP | {"cpus_per_trial": 2}))
+    command = "noetik tune /srv/large.yaml --out /srv/runs/large"
+    result = cluster.hosts[HEAD].run(*command.split(), timeout=240)
+    assert result.returncode == 2, result.stdout[-3000:]
+    assert "a trial needs 2 CPU: no host of this cluster (3 hosts, 3 CPUs, 0 GPUs)" in result.stdout
 
 
 def test_a_sweep_survives_the_loss_of_its_driver_and_of_a_host(cluster: RayCluster) -> None:
