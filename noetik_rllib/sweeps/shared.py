@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.response_fit import fit_response_model
@@ -114,7 +115,8 @@ def prepare_courses(
 def share_rows(dataset: OfflineDataset) -> Any:
     """Read the training rows into Ray's object store; None where they do not fit into it.
 
-    Whichever machine reads them, the others get them from it when a trial first asks.
+    This machine reads them, which has the dataset; the others get them from it when a trial first
+    asks.
 
     Returns:
         Ray's reference to a ``DecodedRows``.
@@ -132,7 +134,8 @@ def share_rows(dataset: OfflineDataset) -> Any:
     ]
     if needed > _STORE_SHARE * min(stores):
         return None
-    return _read.remote(files, form)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return _read.options(scheduling_strategy=here).remote(files, form)
 
 
 @ray.remote(num_cpus=0)
