@@ -95,14 +95,11 @@ class Folder:
         Raises:
             TransferError: it cannot be read.
         """
-        path = f"{self.path}/{name}"
         with _explained(f"{self.uri}/{name}"):
-            if self.files.get_file_info(path).type != fs.FileType.File:
-                return None
             try:
-                with self.files.open_input_stream(path) as stream:
+                with self.files.open_input_stream(f"{self.path}/{name}") as stream:
                     content: bytes = stream.read()
-            except FileNotFoundError:  # it was removed just now
+            except FileNotFoundError:
                 return None
         return content
 
