@@ -95,7 +95,8 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
 ) -> None:
     """Fails if a run whose machine is gone cannot be resumed from its storage, or ends otherwise.
 
-    The run is stopped in its middle by a request to stop, and its folder removed.
+    The run is stopped in its middle by a request to stop, and its folder removed. The machine that
+    goes on with it keeps its copies of datasets elsewhere.
     """
     put(tiny_dataset, f"{place}/data")
     monkeypatch.chdir(tmp_path)
@@ -124,7 +125,10 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
 
     with pytest.raises(UserError, match="holds an unfinished run"):
         storage.check_free()
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("NOETIK_CACHE", str(tmp_path / "another-cache"))
     command("--resume", f"{place}/runs/broken")
+    assert not (tmp_path / "cache").exists()
     whole, run = Run.open("runs/whole"), Run.open("runs/broken")
     for left, right in zip(whole.progress(), run.progress(), strict=True):
         assert left["q_loss"] == right["q_loss"]
