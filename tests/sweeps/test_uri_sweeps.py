@@ -105,7 +105,7 @@ def test_a_sweep_goes_on_where_its_machine_is_lost(
     shown = noetik("tune", "--resume", uri, "--out", str(second), "--json")
     result = SweepResult.model_validate_json(shown)
     same_results(result, swept.result)
-    assert result.finished == result.trials
+    assert result.judged == result.trials
     events = SweepFolder.open(second).events()
     never_again_after_its_end(events)
     assert [e for e in events if e.what == "start" and e.trial == 2][-1].iteration in (1, 2)
