@@ -101,6 +101,8 @@ def tune(
     config = _config(file, changes)
     parent = Path("runs") if isinstance(config.storage, str) else config.storage
     folder = out_path or parent / config.name
+    if config.uri is not None:
+        err.print(f"Sweep: {folder}, kept at {config.uri}", highlight=False, soft_wrap=True)
     _finish(_watched(folder, lambda update: run_sweep(config, folder, update)), folder, as_json)
 
 
@@ -139,16 +141,16 @@ def _watched(
     folder: Path, run: Callable[[Callable[[str, float], None]], SweepResult]
 ) -> SweepResult:
     """Run a sweep under a progress bar; where it is stopped, say how to go on."""
-    from noetik_rllib.sweeps.search import is_sweep
+    from noetik_rllib.sweeps.config import SweepConfig
+    from noetik_rllib.sweeps.search import CONFIG_NAME, is_sweep
 
     try:
         with clean_end(), progress_bar(f"tune {folder.name}") as update, cluster_messages():
             return run(update)
     except (KeyboardInterrupt, SystemExit):
         if is_sweep(folder):
-            err.print(
-                f"Go on with 'noetik tune --resume {folder}'", highlight=False, soft_wrap=True
-            )
+            place = SweepConfig.load(folder / CONFIG_NAME).uri or folder
+            err.print(f"Go on with 'noetik tune --resume {place}'", highlight=False, soft_wrap=True)
         raise
 
 
