@@ -27,7 +27,7 @@ from noetik_rllib.offline.dataset import DATASET_FILES
 from noetik_rllib.offline.manifest import MANIFEST_NAME
 
 #: Files that are transferred side by side: one stream does not fill a data centre's line.
-_STREAMS = 8
+STREAMS = 8
 _CHUNK = 8 * 2**20
 #: The file by which a folder is a run; it comes last.
 _RUN_MARK = "config.yaml"
@@ -40,6 +40,15 @@ def cache_directory() -> Path:
     The same path is used on every host of a cluster.
     """
     return Path(os.environ.get("NOETIK_CACHE", "~/.cache/noetik")).expanduser().resolve()
+
+
+class TransferError(UserError):
+    """A file system did not answer as it should: it may the next time."""
+
+
+def dataset_copy(fingerprint: str) -> Path:
+    """Where the copy of the dataset with this fingerprint is kept, on whatever host."""
+    return cache_directory() / "datasets" / fingerprint
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,27 @@ class Folder:
         ):
             content: bytes = stream.read()
         return content
+
+    def find(self, name: str) -> bytes | None:
+        """Return a file's content; None where there is no such file.
+
+        Raises:
+            TransferError: it cannot be read.
+        """
+        with _explained(f"{self.uri}/{name}"):
+            try:
+                with self.files.open_input_stream(f"{self.path}/{name}") as stream:
+                    content: bytes = stream.read()
+            except FileNotFoundError:
+                return None
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all."""
+        with tempfile.NamedTemporaryFile(prefix="noetik-") as file:
+            file.write(content)
+            file.flush()
+            self.upload(Path(file.name), name)
 
     def names(self) -> dict[str, int]:
         """Return the files below the folder, relative to it, and their sizes in bytes."""
@@ -135,7 +165,7 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{uri}: {reason[:300]}") from None
+        raise TransferError(f"{uri}: {reason[:300]}") from None
 
 
 def cached_dataset(uri: str) -> Path:
@@ -148,7 +178,7 @@ def cached_dataset(uri: str) -> Path:
     """
     manifest = Folder.at(uri).read(MANIFEST_NAME)
     fingerprint = hashlib.sha256(manifest).hexdigest()
-    directory = cache_directory() / "datasets" / fingerprint
+    directory = dataset_copy(fingerprint)
     copy_dataset(uri, directory)
     return directory
 
@@ -172,7 +202,7 @@ def copy_dataset(uri: str, directory: Path) -> None:
         folder = Folder.at(uri)
         wanted = {n: size for n, size in folder.names().items() if DATASET_FILES.fullmatch(n)}
         with atomic_directory(directory, replace=False) as part:
-            with ThreadPoolExecutor(_STREAMS) as streams:
+            with ThreadPoolExecutor(STREAMS) as streams:
                 copies = [streams.submit(folder.download, name, part / name) for name in wanted]
             for copy in copies:
                 copy.result()
@@ -303,6 +333,24 @@ class RunStorage:
             except tarfile.TarError as error:
                 raise UserError(f"{self.unfinished.uri}/{name} is damaged: {error}") from None
 
+    def finished(self) -> bool:
+        """Whether the finished run is there."""
+        return self.folder.find(_RUN_MARK) is not None
+
+    def fetch_finished(self, run: Path) -> None:
+        """Bring the finished run to the folder ``run``.
+
+        Raises:
+            TransferError: a file of it cannot be read.
+        """
+        with ThreadPoolExecutor(STREAMS) as streams:
+            transfers = [
+                streams.submit(self.folder.download, name, run / name)
+                for name in self.folder.names()
+            ]
+        for transfer in transfers:
+            transfer.result()
+
     def finish(self, run: Path) -> None:
         """Keep the finished run, in place of one that was there, and remove the unfinished one."""
         self.wait()
@@ -315,7 +363,7 @@ class RunStorage:
         for old in before.keys() - set(names) - {_RUN_MARK}:
             self.folder.remove(old)
         names.remove(_RUN_MARK)
-        with ThreadPoolExecutor(_STREAMS) as streams:
+        with ThreadPoolExecutor(STREAMS) as streams:
             transfers = [streams.submit(self.folder.upload, run / name, name) for name in names]
         for transfer in transfers:
             transfer.result()

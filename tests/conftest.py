@@ -84,3 +84,46 @@ def ray_address(ray_session: None) -> str:
     import ray
 
     return str(ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Endpoint of an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["file", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URI below which there is nothing yet; the cache is empty, too."""
+    monkeypatch.setenv("NOETIK_CACHE", str(tmp_path / "cache"))
+    if request.param == "file":
+        return f"file://{tmp_path}/store"
+    import boto3
+
+    endpoint = request.getfixturevalue("s3_server")
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = tmp_path.name.replace("_", "-").lower()
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/store"
+
+
+def put(source: Path, uri: str) -> None:
+    """Copy a folder to a URI."""
+    from noetik_rllib.remote import Folder
+
+    folder = Folder.at(uri)
+    for path in source.rglob("*"):
+        if path.is_file():
+            folder.upload(path, path.relative_to(source).as_posix())

@@ -5,59 +5,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from click.testing import CliRunner
-from moto.server import ThreadedMotoServer
 
 from noetik_rllib.cli.train import train as train_command
 from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.remote import Folder, RunStorage, cached_dataset, copy_dataset
+from noetik_rllib.remote import RunStorage, cached_dataset, copy_dataset
 from noetik_rllib.runs import Run, TrainConfig, iterations_done, train, unfinished
+from tests.conftest import put
 
 SMALL = (
     "--steps-per-iteration=2 --batch-size=32 --embedding-size=16 --num-layers=1 --num-heads=2 "
     "--checkpoint-seconds=0"
 )
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(params=["file", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A URI below which there is nothing yet; the cache is empty, too."""
-    monkeypatch.setenv("NOETIK_CACHE", str(tmp_path / "cache"))
-    if request.param == "file":
-        return f"file://{tmp_path}/store"
-    endpoint = request.getfixturevalue("s3_server")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = tmp_path.name.replace("_", "-").lower()
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/store"
-
-
-def put(source: Path, uri: str) -> None:
-    folder = Folder.at(uri)
-    for path in source.rglob("*"):
-        if path.is_file():
-            folder.upload(path, path.relative_to(source).as_posix())
 
 
 def test_a_dataset_is_copied_once_and_whole(place: str, tiny_dataset: Path) -> None:
@@ -132,7 +95,8 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
 ) -> None:
     """Fails if a run whose machine is gone cannot be resumed from its storage, or ends otherwise.
 
-    The run is stopped in its middle by a request to stop, and its folder removed.
+    The run is stopped in its middle by a request to stop, and its folder removed. The machine that
+    goes on with it keeps its copies of datasets elsewhere.
     """
     put(tiny_dataset, f"{place}/data")
     monkeypatch.chdir(tmp_path)
@@ -161,7 +125,10 @@ def test_a_run_is_kept_and_goes_on_where_its_disk_is_lost(
 
     with pytest.raises(UserError, match="holds an unfinished run"):
         storage.check_free()
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("NOETIK_CACHE", str(tmp_path / "another-cache"))
     command("--resume", f"{place}/runs/broken")
+    assert not (tmp_path / "cache").exists()
     whole, run = Run.open("runs/whole"), Run.open("runs/broken")
     for left, right in zip(whole.progress(), run.progress(), strict=True):
         assert left["q_loss"] == right["q_loss"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-_URI = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+from noetik_rllib.places import is_uri
 
 
 class _FilePath(click.Path):
@@ -24,7 +23,7 @@ class _Place(_FilePath):
     """A path, or a URI, which stays text: ``Path("s3://x")`` is ``s3:/x``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and _URI.fullmatch(value):
+        if isinstance(value, str) and is_uri(value):
             return value
         return super().convert(value, param, ctx)
 
@@ -35,7 +34,7 @@ class _Uri(click.ParamType):
     name = "uri"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not _URI.fullmatch(value):
+        if not is_uri(value):
             self.fail(f"'{value}' is no URI such as s3://bucket/runs/name", param, ctx)
         return str(value)
 

@@ -193,7 +193,7 @@ def _train(
     checkpoint = (work / CHECKPOINT_NAME).resolve()
     if checkpoint.is_dir():
         rows = runs.read_progress(checkpoint)
-        algorithm = _restored(checkpoint)
+        algorithm = _restored(checkpoint, config)
     else:
         rows = []
         algorithm = algorithm_config(config).build_algo()
@@ -248,14 +248,18 @@ def _train(
             Path(algorithm.logdir).rmdir()
 
 
-def _restored(checkpoint: Path) -> DiscreteIQL:
-    """Restore the algorithm of a checkpoint.
+def _restored(checkpoint: Path, config: TrainConfig) -> DiscreteIQL:
+    """Restore the algorithm of a checkpoint, with the run's settings on this machine.
+
+    Those that the checkpoint has say where the dataset was on the machine that wrote it.
 
     Raises:
         UserError: a file of it is cut short or is missing.
     """
     try:
-        algorithm: DiscreteIQL = DiscreteIQL.from_checkpoint(str(checkpoint))
+        algorithm: DiscreteIQL = DiscreteIQL.from_checkpoint(
+            str(checkpoint), config=algorithm_config(config)
+        )
     except (pickle.UnpicklingError, EOFError, FileNotFoundError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

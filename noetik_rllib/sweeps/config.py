@@ -10,12 +10,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.io import atomic_path
+from noetik_rllib.places import Place, below
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, OUTCOMES
 from noetik_rllib.sweeps.search import RewardSearch, Search, Strict, check_names
 
 #: Names of parameters that the sweep itself sets.
-_OWN = ("data", "out")
+_OWN = ("data", "data_source", "out", "storage")
 #: A trial's processes are the sweep's to decide: ``cpus_per_trial`` and ``gpus_per_trial``.
 _PROCESSES = ("num_learners", "gpus_per_learner")
 
@@ -52,8 +53,9 @@ class SweepConfig(Strict):
     Attributes:
         name: folder of the sweep below ``storage``.
         data: offline dataset, relative to the working directory; on a cluster, at the same path on
-            every host.
-        storage: where the sweep's folder goes; on a cluster, on a disk that all hosts share.
+            every host, or a URI, from where every host that needs it gets a copy.
+        storage: where the sweep's folder goes; on a cluster, on a disk that all hosts share, or a
+            URI.
         num_samples: draws; with grids, each draw meets every combination of them.
         seed: seed of the search and of every trial, so that trials differ in what is searched.
         train: fixed parameters of every trial, by their names in ``noetik train``.
@@ -71,8 +73,8 @@ class SweepConfig(Strict):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    data: Path
-    storage: Path = Path("runs")
+    data: Place
+    storage: Place = Path("runs")
     num_samples: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     train: dict[str, Any] = Field(default_factory=dict)
@@ -92,16 +94,6 @@ class SweepConfig(Strict):
     def _known(cls, names: list[str]) -> list[str]:
         check_names(names, OUTCOMES, "objective")
         return names
-
-    @field_validator("storage")
-    @classmethod
-    def _a_folder(cls, path: Path) -> Path:
-        # A URI as a path loses a slash: "s3:/bucket".
-        if ":/" in str(path):
-            raise ValueError(
-                f"{path} is no folder: name one, on a cluster one that all hosts share"
-            )
-        return path
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
@@ -140,6 +132,11 @@ class SweepConfig(Strict):
                     f"{name} is not for sweeps: a trial trains in one process, on the CPUs of "
                     "cpus_per_trial and the GPUs of gpus_per_trial"
                 )
+
+    @property
+    def uri(self) -> str | None:
+        """URI that the sweep is kept at; None where a disk is all that it has."""
+        return below(self.storage, self.name) if isinstance(self.storage, str) else None
 
     def save(self, path: Path) -> None:
         """Write the sweep as YAML that ``load`` reads."""

@@ -12,11 +12,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from noetik_rllib.errors import UserError
+from noetik_rllib.remote import TransferError
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import Asha, SweepConfig
-from noetik_rllib.sweeps.folder import SweepFolder, checkpoint_iterations
+from noetik_rllib.sweeps.folder import SweepFolder
 from noetik_rllib.sweeps.outcomes import MINIMISED
 from noetik_rllib.sweeps.trial import FAILURE, FINISHED, ITERATION, SCORE
+from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
 #: Called with what is being done and the share of all trials' iterations that is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -31,6 +33,7 @@ class Journal(tune.Callback):
         finished: trials that are finished already.
         stopped: trials that are only to be judged.
         progress: see ``Progress``.
+        places: of every trial.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class Journal(tune.Callback):
         finished: set[int],
         stopped: Iterable[int],
         progress: Progress,
+        places: Sequence[TrialPlace],
     ) -> None:
         self.folder = folder
         self.iterations = iterations
         self.finished = set(finished)
         self.done = {number: iterations[number] for number in (*finished, *stopped)}
         self.progress = progress
+        self.places = places
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the experiment's folder; a terminal cannot be pickled, and
@@ -57,8 +62,7 @@ class Journal(tune.Callback):
     ) -> None:
         """A process begins with a trial, or goes on with it (Tune's hook)."""
         number = _number(trial)
-        out = self.folder.path / "trials" / f"{number:04d}"
-        self.folder.note(number, "start", iteration=checkpoint_iterations(out))
+        self.folder.note(number, "start", iteration=self._kept(number))
 
     def on_trial_result(
         self,
@@ -94,9 +98,8 @@ class Journal(tune.Callback):
     ) -> None:
         """A trial's process or host died; another process will go on with it (Tune's hook)."""
         number = _number(trial)
-        at = checkpoint_iterations(self.folder.path / "trials" / f"{number:04d}")
-        self.folder.note(number, "lost", iteration=at)
-        self._tell(f"trial {number:04d} lost its process, and goes on from iteration {at}")
+        self.folder.note(number, "lost", iteration=self._kept(number))
+        self._tell(f"trial {number:04d} lost its process, and goes on from its last checkpoint")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -112,6 +115,17 @@ class Journal(tune.Callback):
         said = str(error).strip().splitlines()[-1] if error else "its process died"
         self.folder.note(number, "fail", error=said)
         self._leave(number)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune has handled something (its hook); what is raised here ends the sweep."""
+        self.folder.check()
+
+    def _kept(self, number: int) -> int | None:
+        """Iterations that a trial need not train again, as far as it can be told just now."""
+        try:
+            return self.places[number].iterations()
+        except TransferError:  # its next report tells it, too
+            return None
 
     def _leave(self, number: int) -> None:
         """Count a trial that will not go on as done."""
@@ -139,13 +153,13 @@ def scheduler(
         return FIFOScheduler()
     asha = make_asha(config.scheduler, max(trial.iterations for trial in trials))
     known: set[int] = set()
+    kept = [trial_place(trial).iterations() for trial in trials]
     for event in folder.events():
         if event.score is None or event.iteration is None:
             continue
-        trial = trials[event.trial]
-        ended = trial.stopped_at is not None or trial.out.exists()
+        ended = trials[event.trial].stopped_at is not None
         # What was scored after the last checkpoint will be trained, and scored, again.
-        if not ended and event.iteration > checkpoint_iterations(trial.out):
+        if not ended and event.iteration > kept[event.trial]:
             continue
         before: Any = SimpleNamespace(trial_id=f"before-{event.trial}")
         if event.trial not in known:

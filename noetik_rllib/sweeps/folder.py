@@ -28,13 +28,16 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.io import atomic_directory, make_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.places import Place, below
+from noetik_rllib.remote import cached_dataset, dataset_copy
 from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.search import CONFIG_NAME, draw_parameters, is_sweep
 
 OUTCOMES_NAME = "outcomes.json"
-_STARTED_ON = "started_on.json"
-_JOURNAL_NAME = "journal.jsonl"
+STARTED_ON_NAME = "started_on.json"
+JOURNAL_NAME = "journal.jsonl"
+USER_MODELS_NAME = "user_models"
 #: How long a trial waits for the process that had it before: Ray ends workers whose driver died
 #: within seconds, and those of a machine that it lost sight of within half a minute.
 _LOCK_SECONDS = 120.0
@@ -101,14 +104,21 @@ class SweepFolder:
                 f"{path} exists already: choose another --out, go on with 'noetik tune --resume "
                 f"{path}', or remove it"
             )
-        dataset = OfflineDataset(config.data)
-        dataset.files("train")
         # Every trial's settings are checked before the first one starts.
         trial_configs(config, path)
+        dataset = open_dataset(config.data)
+        dataset.files("train")
+        if isinstance(config.data, Path):
+            config = config.model_copy(update={"data": config.data.resolve()})
         with atomic_directory(path, replace=False) as part:
-            config.model_copy(update={"data": config.data.resolve()}).save(part / CONFIG_NAME)
-            write_json(part / _STARTED_ON, {"dataset_sha256": dataset.fingerprint})
+            config.save(part / CONFIG_NAME)
+            write_json(part / STARTED_ON_NAME, {"dataset_sha256": dataset.fingerprint})
+            cls.announce(config, part)
         return cls(path.resolve())
+
+    @classmethod
+    def announce(cls, config: SweepConfig, begun: Path) -> None:
+        """Tell others of a sweep, just before its folder, ``begun``, takes its name."""
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:
@@ -126,15 +136,24 @@ class SweepFolder:
         """Return the sweep's settings."""
         return SweepConfig.load(self.path / CONFIG_NAME)
 
+    def fingerprint(self) -> str:
+        """Return that of the dataset that the sweep was started on."""
+        started_on = json.loads((self.path / STARTED_ON_NAME).read_text(encoding="utf-8"))
+        return str(started_on["dataset_sha256"])
+
+    def trials(self, config: SweepConfig) -> list[TrainConfig]:
+        """Return the settings of every trial."""
+        copy = dataset_copy(self.fingerprint()) if isinstance(config.data, str) else None
+        return trial_configs(config, self.path, copy)
+
     def dataset(self, config: SweepConfig) -> OfflineDataset:
         """Open the dataset that the sweep was started on.
 
         Raises:
             UserError: it is not there, or was prepared again meanwhile.
         """
-        dataset = OfflineDataset(config.data)
-        started_on = json.loads((self.path / _STARTED_ON).read_text(encoding="utf-8"))
-        if dataset.fingerprint != started_on["dataset_sha256"]:
+        dataset = open_dataset(config.data)
+        if dataset.fingerprint != self.fingerprint():
             raise UserError(
                 f"{config.data} is not the dataset that {self.path} was started on: it was "
                 "prepared again meanwhile; start another sweep"
@@ -155,13 +174,25 @@ class SweepFolder:
                 raise UserError(f"{self.path}: another process is running this sweep") from None
             yield
 
+    def check(self) -> None:
+        """Refuse to go on with a sweep that another driver has taken over.
+
+        Raises:
+            UserError: one has; a lock on a disk does not let it.
+        """
+
+    def keep(self, *names: str) -> None:
+        """Keep files and folders of the sweep's where a lost machine does not take them along."""
+
+    def journal(self) -> str:
+        """Return the journal as it is, a line per event."""
+        path = self.path / JOURNAL_NAME
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
     def events(self) -> list[Event]:
         """Return what happened, in order; a line that was cut off is left out."""
-        path = self.path / _JOURNAL_NAME
-        if not path.is_file():
-            return []
         events = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in self.journal().splitlines():
             try:
                 events.append(Event.model_validate_json(line))
             except ValidationError:
@@ -179,7 +210,7 @@ class SweepFolder:
     def note(self, trial: int, what: str, **more: Any) -> None:
         """Add a line to the journal."""
         event = Event.model_validate({"time": time.time(), "trial": trial, "what": what, **more})
-        path = self.path / _JOURNAL_NAME
+        path = self.path / JOURNAL_NAME
         with path.open("ab+") as file:
             if file.tell():
                 # What a killed driver left of its last line gets a line of its own.
@@ -189,18 +220,35 @@ class SweepFolder:
             file.write(event.model_dump_json(exclude_none=True).encode() + b"\n")
 
 
-def trial_configs(config: SweepConfig, path: Path) -> list[TrainConfig]:
+def open_dataset(place: Place) -> OfflineDataset:
+    """Open a dataset, copied to this machine if need be.
+
+    Raises:
+        UserError: there is none.
+    """
+    return OfflineDataset(cached_dataset(place) if isinstance(place, str) else place)
+
+
+def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> list[TrainConfig]:
     """Return the settings of every trial of a sweep in a folder.
+
+    Args:
+        config: of the sweep.
+        path: the folder.
+        copy: of a dataset at a URI; without it, settings can be checked and not trained with.
 
     Raises:
         UserError: one of them is wrong.
     """
     folder = path.resolve() / "trials"
+    uri = config.uri
     return [
         TrainConfig.parse(
             {
-                "data": config.data.resolve(),
+                "data": copy or Path(config.data).resolve(),
+                "data_source": config.data if isinstance(config.data, str) else None,
                 "out": folder / f"{number:04d}",
+                "storage": uri and below(uri, f"trials/{number:04d}"),
                 "seed": config.seed,
                 "gpus_per_learner": config.gpus_per_trial,
                 **config.train,
@@ -227,13 +275,23 @@ def read_outcome(trial: Path) -> Outcome | None:
     """
     path = trial / OUTCOMES_NAME
     try:
-        return Outcome.model_validate_json(path.read_text(encoding="utf-8"))
+        return parse_outcome(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def parse_outcome(content: bytes, name: str) -> Outcome:
+    """Read what a trial came to.
+
+    Raises:
+        UserError: the file, ``name``, is damaged.
+    """
+    try:
+        return Outcome.model_validate_json(content)
     except ValueError as error:  # a ValidationError is one
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is damaged: {reason}; remove it to judge the trial again"
+            f"{name} is damaged: {reason}; remove it to judge the trial again"
         ) from None
 
 

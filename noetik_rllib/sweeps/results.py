@@ -15,11 +15,12 @@ from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.io import atomic_path, write_json
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import SweepConfig
-from noetik_rllib.sweeps.folder import Event, SweepFolder, checkpoint_iterations, read_outcome
+from noetik_rllib.sweeps.folder import Event, SweepFolder
 from noetik_rllib.sweeps.importance import Importance, columns, flat, importance, parameter_text
 from noetik_rllib.sweeps.outcomes import MINIMISED, OUTCOMES
 from noetik_rllib.sweeps.pareto import hypervolume, pareto_front
 from noetik_rllib.sweeps.search import draw_parameters
+from noetik_rllib.sweeps.trial_place import trial_place
 
 RESULTS_NAME = "results.json"
 TABLE_NAME = "results.parquet"
@@ -192,14 +193,15 @@ def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig])
     stops = folder.stops()
     found = []
     for number, (drawn, trial) in enumerate(zip(draw_parameters(config), trials, strict=True)):
+        place = trial_place(trial)
         made = Trial(
             name=trial.out.name,
             parameters=drawn,
             status="unfinished",
-            iterations=checkpoint_iterations(trial.out),
+            iterations=place.iterations(),
             score=scores.get(number),
         )
-        outcome, ended = read_outcome(trial.out), last.get(number)
+        outcome, ended = place.outcome(), last.get(number)
         change: dict[str, Any] = {}
         if outcome is not None:
             change = {

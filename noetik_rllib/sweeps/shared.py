@@ -115,8 +115,8 @@ def prepare_courses(
 def share_rows(dataset: OfflineDataset) -> Any:
     """Read the training rows into Ray's object store; None where they do not fit into it.
 
-    This machine reads them, and the others get them from it when a trial first asks: so that they
-    are not lost with a machine whose loss the sweep survives.
+    This machine reads them, which has the dataset; the others get them from it when a trial first
+    asks. So they are not lost with a machine whose loss the sweep survives.
 
     Returns:
         Ray's reference to a ``DecodedRows``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,18 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.driver import Journal, Progress, loggers, make_asha, scheduler
-from noetik_rllib.sweeps.folder import SweepFolder, read_outcome, trial_configs, with_stops
-from noetik_rllib.sweeps.results import SweepResult, collect
+from noetik_rllib.sweeps.folder import (
+    USER_MODELS_NAME,
+    SweepFolder,
+    trial_configs,
+    with_stops,
+)
+from noetik_rllib.sweeps.results import RESULTS_NAME, TABLE_NAME, SweepResult, collect
 from noetik_rllib.sweeps.search import draw_parameters
+from noetik_rllib.sweeps.storage import create_sweep, fetch_sweep, open_sweep
+from noetik_rllib.sweeps.trial_place import trial_place
+
+_TUNE_NAME = "tune"
 
 if TYPE_CHECKING:  # importing it imports torch and Ray
     from noetik_rllib.sweeps.trial import Task
@@ -22,7 +32,8 @@ if TYPE_CHECKING:  # importing it imports torch and Ray
 def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) -> SweepResult:
     """Train and judge every trial; trials run side by side where there are CPUs.
 
-    Writes ``out``, see ``folder``. Whatever ends this process, ``resume_sweep`` goes on.
+    Writes ``out``, see ``folder``. Whatever ends this process, ``resume_sweep`` goes on. A sweep
+    whose ``storage`` is a URI is kept there, see ``storage``, and goes on from there as well.
 
     Args:
         config: what to run.
@@ -35,7 +46,7 @@ def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) 
     loggers(config)  # one that is missing is said before there is anything
     if config.scheduler:
         make_asha(config.scheduler, max(t.iterations for t in trial_configs(config, out)))
-    return resume_sweep(SweepFolder.create(out, config).path, progress)
+    return resume_sweep(create_sweep(out, config).path, progress)
 
 
 def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
@@ -45,37 +56,50 @@ def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
     has stopped, the end is where that was.
 
     Args:
-        out: folder of the sweep.
+        out: folder of the sweep; ``fetch_sweep`` makes that of one that is kept at a URI.
         progress: see ``driver.Progress``.
 
     Raises:
         UserError: there is no sweep, another process runs it, its dataset is another, or every
             trial failed.
     """
-    folder = SweepFolder.open(out)
+    folder = open_sweep(out)
     config = folder.config()
-    trials = trial_configs(config, folder.path)
+    trials = folder.trials(config)
+    places = [trial_place(trial) for trial in trials]
+    progress = progress or (lambda doing, share: None)
     with folder.claimed():
-        left = [n for n, trial in enumerate(trials) if read_outcome(trial.out) is None]
+        left = [n for n, place in enumerate(places) if place.outcome() is None]
         if left:
-            _run(config, folder, trials, left, progress or (lambda doing, share: None))
+            _run(config, folder, trials, left, progress)
+        for place in places:
+            place.fetch(lambda doing: progress(doing, 1.0))
         result = collect(folder, config, trials)
         failed = [trial for trial in result.trials if trial.status == "failed"]
         if failed and not result.judged:
             raise UserError(f"every trial failed; {failed[0].name}: {failed[0].error}")
         result.save(folder.path)
+        folder.keep(RESULTS_NAME, TABLE_NAME, _TUNE_NAME)
     return result
 
 
-def show_sweep(out: Path) -> SweepResult:
+def show_sweep(place: Path | str) -> SweepResult:
     """Return the result of a sweep as it is now, finished or not.
+
+    Args:
+        place: its folder, or the URI that it is kept at.
 
     Raises:
         UserError: there is no sweep, or an outcome is damaged.
     """
-    folder = SweepFolder.open(out)
-    config = folder.config()
-    return collect(folder, config, trial_configs(config, folder.path))
+    if isinstance(place, str):
+        with tempfile.TemporaryDirectory(prefix="noetik-") as directory:
+            folder = Path(directory) / "sweep"
+            fetch_sweep(place, folder)
+            return show_sweep(folder)
+    opened = open_sweep(place)
+    config = opened.config()
+    return collect(opened, config, opened.trials(config))
 
 
 def _last(folder: SweepFolder) -> dict[int, str]:
@@ -101,12 +125,13 @@ def _run(
     (folder.path / "trials").mkdir(exist_ok=True)
     courses = prepare_courses(
         dataset,
-        folder.path / "user_models",
+        folder.path / USER_MODELS_NAME,
         users=config.evaluation_users,
         score=config.scheduler is not None,
         seed=config.seed,
         progress=lambda doing: progress(doing, 0.0),
     )
+    folder.keep(USER_MODELS_NAME)
     os.environ |= {
         # Ray's own reporter prints to stdout, which is for the result, even with verbose=0.
         "RAY_AIR_NEW_OUTPUT": os.environ.get("RAY_AIR_NEW_OUTPUT", "0"),
@@ -167,7 +192,7 @@ def _fit(
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=_TUNE_NAME,
             storage_path=str(folder.path),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
@@ -178,6 +203,7 @@ def _fit(
                     finished=set(range(len(task.trials))) - set(left),
                     stopped=stops,
                     progress=progress,
+                    places=[trial_place(trial) for trial in task.trials],
                 ),
                 *loggers(config),
             ],

@@ -19,13 +19,14 @@ from noetik_rllib.evaluation.comparison import Course, metrics_by_user
 from noetik_rllib.evaluation.policies import ActorPolicy
 from noetik_rllib.evaluation.sessions import run_sessions
 from noetik_rllib.interpret.measure import DEFAULT_DECISIONS
-from noetik_rllib.io import write_json
 from noetik_rllib.iql.decoded_rows import DecodedRows, holding
+from noetik_rllib.remote import TransferError
 from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, unfinished
-from noetik_rllib.sweeps.folder import OUTCOMES_NAME, Outcome, only_process, read_outcome
+from noetik_rllib.sweeps.folder import Outcome
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
 from noetik_rllib.sweeps.shared import Courses
+from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
 #: Names of what trials report to Tune beside their training statistics and outcomes.
 ITERATION, SCORE, FAILURE, FINISHED = "iteration", "score", "failure", "finished"
@@ -55,16 +56,12 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
     # A trial has its CPUs to itself: more threads would only wait for other trials'.
     torch.set_num_threads(task.cpus)
     config = task.trials[parameters["trial"]]
-    if not config.out.parent.is_dir():
-        # Tune made it on the driver's machine: it is another one, without the shared disk.
-        report_failure(
-            f"{config.out.parent} is not on {ray.util.get_node_ip_address()}: on "
-            "several hosts, 'storage' must be a disk that all of them share"
-        )
-        return
     try:
-        with only_process(config.out):
-            outcome = read_outcome(config.out) or _run(config, task)
+        place = trial_place(config)
+        with place.taken():
+            outcome = place.outcome() or _run(config, task, place)
+    except TransferError:
+        raise  # it may go better the next time: Tune tries, ``max_failures`` times
     except UserError as error:
         report_failure(str(error))
         return
@@ -84,11 +81,12 @@ def report_failure(message: str) -> None:
     tune.report({FAILURE: message})
 
 
-def _run(config: TrainConfig, task: Task) -> Outcome:
+def _run(config: TrainConfig, task: Task, place: TrialPlace) -> Outcome:
     """Train the trial, or what is left of it, and judge it."""
     courses: Courses = ray.get(task.courses)
+    place.bring()
     if not (config.out / runs.CONFIG_NAME).is_file():
-        _train(config, task, courses)
+        _train(config, task, courses, place)
     run = Run.open(config.out)
     begun = time.monotonic()
     dataset = run.dataset()
@@ -102,11 +100,11 @@ def _run(config: TrainConfig, task: Task) -> Outcome:
         training_seconds=run.progress()[-1]["seconds"],
         judging_seconds=round(time.monotonic() - begun, 3),
     )
-    write_json(run.directory / OUTCOMES_NAME, outcome.model_dump(mode="json"))
+    place.keep(outcome)
     return outcome
 
 
-def _train(config: TrainConfig, task: Task, courses: Courses) -> None:
+def _train(config: TrainConfig, task: Task, courses: Courses, place: TrialPlace) -> None:
     resume = unfinished(config.out).exists()
     if resume:
         # As it was begun, e.g. with the way to read rows that suited the machine then.
@@ -116,6 +114,7 @@ def _train(config: TrainConfig, task: Task, courses: Courses) -> None:
     metric = task.metric if config.stopped_at is None else None
 
     def report(row: dict[str, float]) -> None:
+        place.check()
         done = int(row["iteration"])
         known = {name: value for name, value in row.items() if math.isfinite(value)}
         # The last policy is judged, not scored: a scheduler that stopped it now would save nothing.

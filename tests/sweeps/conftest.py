@@ -25,7 +25,7 @@ TRAIN = {
 }
 
 
-def sweep_config(data: Path, **changes: Any) -> SweepConfig:
+def sweep_config(data: Path | str, **changes: Any) -> SweepConfig:
     """Three trials; of the tests' four CPUs, each takes two."""
     content = {
         "name": "test",

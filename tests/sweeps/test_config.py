@@ -52,7 +52,9 @@ BAD = {
         "reduction_factor.*greater than 1",
     ),
     "unknown logger": ({"loggers": ["comet"]}, "'tensorboard', 'wandb' or 'mlflow'"),
-    "a bucket": ({"storage": "s3://bucket/runs"}, "storage.*is no folder"),
+    "half a URI": ({"storage": "s3:/bucket/runs"}, "storage.*neither a folder nor a URI"),
+    "no place": ({"data": 3}, "data: 3 is neither a folder nor a URI"),
+    "storage of a trial": ({"train": {"storage": "s3://b/x"}}, "unknown parameter 'storage'"),
     "another reference": ({"reference": {"like": 0.1}}, "'like' is no objective"),
     "negative failures": ({"max_failures": -1}, "max_failures.*greater than or equal to 0"),
     "learners": ({"train": {"num_learners": 2}}, "num_learners is not for sweeps"),
@@ -138,10 +140,14 @@ def test_a_grid_meets_every_draw() -> None:
 
 def test_a_sweep_reads_what_it_wrote(tmp_path: Path) -> None:
     """Fails if a resumed sweep would draw or judge otherwise than it began."""
-    for path in sorted((ROOT / "tune_configs").glob("*.yaml")):
-        config = SweepConfig.load(path)
+    shipped = [SweepConfig.load(path) for path in (ROOT / "tune_configs").glob("*.yaml")]
+    uris = {"data": "s3://bucket/pure", "storage": "s3://bucket/sweeps/?region=eu-west-1"}
+    at_uri = SweepConfig.model_validate({**GOOD, **uris})
+    assert at_uri.uri == "s3://bucket/sweeps/s?region=eu-west-1"
+    for config in (*shipped, at_uri):
         config.save(tmp_path / "sweep.yaml")
         assert SweepConfig.load(tmp_path / "sweep.yaml") == config
+        assert SweepConfig.model_validate_json(config.model_dump_json()) == config
         assert draw_parameters(SweepConfig.load(tmp_path / "sweep.yaml")) == draw_parameters(config)
 
 

@@ -1,0 +1,191 @@
+"""Where a trial's run is: on a disk that all hosts share, or kept at a URI beside its host's own.
+
+At a URI, ``trials/NNNN.unfinished/iteration-N.tar`` are the checkpoints of a run that trains on
+some host, in the folder that it has on every host; ``trials/NNNN`` is the finished run, and
+``trials/NNNN/outcomes.json``, which comes last, makes it a finished trial: as on a disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.evaluation_result import METRICS_NAME
+from noetik_rllib.io import atomic_directory, make_directory, write_json
+from noetik_rllib.places import split
+from noetik_rllib.remote import Folder, RunStorage, copy_dataset
+from noetik_rllib.runs import UNFINISHED_SUFFIX, TrainConfig, unfinished
+from noetik_rllib.sweeps.claim import Claim
+from noetik_rllib.sweeps.folder import (
+    OUTCOMES_NAME,
+    Outcome,
+    checkpoint_iterations,
+    only_process,
+    parse_outcome,
+    read_outcome,
+)
+
+
+class TrialPlace:
+    """A trial on a disk that all hosts share: what its process writes is there for all.
+
+    Args:
+        config: settings of the trial.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def outcome(self) -> Outcome | None:
+        """Return what the trial came to; None where it is not finished."""
+        return read_outcome(self.config.out)
+
+    def iterations(self) -> int:
+        """Iterations that need not be trained again."""
+        if self.config.out.exists():
+            return self.config.last_iteration
+        return checkpoint_iterations(self.config.out)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Be the only process that trains and judges the trial.
+
+        Raises:
+            UserError: another one does, or this host lacks the disk.
+        """
+        if not self.config.out.parent.is_dir():
+            # Tune made it on the driver's machine: it is another one, without the shared disk.
+            raise UserError(
+                f"{self.config.out.parent} is not on {ray.util.get_node_ip_address()}: on several "
+                "hosts, 'storage' must be a disk that all of them share, or a URI"
+            )
+        with only_process(self.config.out):
+            yield
+
+    def bring(self) -> None:
+        """Have on this host what going on with the trial takes.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        if self.config.data_source is not None:
+            copy_dataset(self.config.data_source, self.config.data)
+
+    def check(self) -> None:
+        """Refuse to go on with a trial that another process has taken over.
+
+        Raises:
+            UserError: one has; on a shared disk it cannot.
+        """
+
+    def keep(self, outcome: Outcome) -> None:
+        """Write down what the trial came to: it is finished."""
+        write_json(self.config.out / OUTCOMES_NAME, outcome.model_dump(mode="json"))
+
+    def fetch(self, progress: Callable[[str], None]) -> None:
+        """Have the run of a finished trial on this machine.
+
+        Args:
+            progress: called with what is being done, if that takes time.
+        """
+
+
+class TrialAtUri(TrialPlace):
+    """A trial that is kept at a URI: what is there counts, and a host's disk is for training."""
+
+    def __init__(self, config: TrainConfig, uri: str) -> None:
+        super().__init__(config)
+        self.storage = RunStorage(uri, UNFINISHED_SUFFIX)
+        folder, name = split(uri)
+        self.claim = Claim(Folder.at(folder), name)
+
+    def outcome(self) -> Outcome | None:
+        """Return what the trial came to; None where it is not finished."""
+        content = self.storage.folder.find(OUTCOMES_NAME)
+        if content is None:
+            return None
+        return parse_outcome(content, f"{self.storage.folder.uri}/{OUTCOMES_NAME}")
+
+    def iterations(self) -> int:
+        """Iterations that need not be trained again."""
+        if self.storage.finished():
+            return self.config.last_iteration
+        return max(self.storage.iterations(), default=0)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Be the only process of this host, and the last one of all, that has the trial."""
+        with only_process(self.config.out):
+            self.claim.take()
+            yield
+
+    def bring(self) -> None:
+        """Have the dataset and the run, as far as it is kept, in place of whatever lies there.
+
+        What this host has beyond that was trained for a sweep of the same name, or in the seconds
+        before its process was killed.
+        """
+        super().bring()
+        out, work = self.config.out, unfinished(self.config.out)
+        for folder in (out, work):
+            if folder.exists():
+                shutil.rmtree(folder)
+        done = 0
+        if self.storage.finished():
+            self._fetch_run()
+            done = TrainConfig.load(out).last_iteration
+        # What is left of checkpoints where the finished run could just be kept is of no more use.
+        if max(self.storage.iterations(), default=0) > done:
+            self.storage.fetch(work)
+            self._adopt(work)
+
+    def check(self) -> None:
+        """Refuse to go on with a trial that another process has taken over.
+
+        Raises:
+            UserError: one has: this host was cut off for a while, or its driver was.
+        """
+        if not self.claim.ours():
+            raise UserError(f"{self.storage.folder.uri}: another process has taken this trial over")
+
+    def keep(self, outcome: Outcome) -> None:
+        """Write down what the trial came to, here and then at the URI: it is finished."""
+        super().keep(outcome)
+        self.check()
+        for name in (METRICS_NAME, OUTCOMES_NAME):
+            self.storage.folder.upload(self.config.out / name, name)
+        self.storage.clear()
+        self.claim.release()
+
+    def fetch(self, progress: Callable[[str], None]) -> None:
+        """Have the run of a finished trial on this machine; one that is here is left as it is."""
+        outcome, here = self.storage.folder.find(OUTCOMES_NAME), self.config.out / OUTCOMES_NAME
+        if outcome is None or (here.is_file() and here.read_bytes() == outcome):
+            return
+        progress(f"fetching the run of trial {self.config.out.name}")
+        self._fetch_run()
+
+    def _fetch_run(self) -> None:
+        make_directory(self.config.out.parent)
+        with atomic_directory(self.config.out) as part:
+            self.storage.fetch_finished(part)
+            self._adopt(part)
+
+    def _adopt(self, run: Path) -> None:
+        """Let a run that was trained elsewhere know where it and its dataset are here."""
+        here = {name: getattr(self.config, name) for name in ("data", "data_source", "out")}
+        before = TrainConfig.load(run)
+        if any(getattr(before, name) != value for name, value in here.items()):
+            before.model_copy(update=here | {"storage": self.config.storage}).save(run)
+
+
+def trial_place(config: TrainConfig) -> TrialPlace:
+    """Return where a trial's run is, by its settings."""
+    if config.storage is None:
+        return TrialPlace(config)
+    return TrialAtUri(config, config.storage)
