@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -45,11 +45,17 @@ class RayCluster:
         assert result.returncode == 0, f"{command}\n{result.stdout[-6000:]}"
         return result.stdout
 
-    def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a command where the user sits; stderr joins stdout."""
+    def start(self, command: str, output: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start a command where the user sits; stderr joins stdout.
+
+        Args:
+            command: to start.
+            output: where what it prints goes. A pipe that is not read stops it: `ray submit` and
+                `ray exec` have a terminal on the head, where a bar is drawn ten times a second.
+        """
         return subprocess.Popen(
             self.hosts[CLIENT].command(shlex.split(command), **CLIENT_SETTINGS),
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
@@ -57,7 +63,7 @@ class RayCluster:
     @contextmanager
     def dashboard(self) -> Iterator[None]:
         """Have the head's dashboard, which listens on its loopback, at the client's port 8265."""
-        tunnel = self.start("ray dashboard cluster.yaml")
+        tunnel = self.start("ray dashboard cluster.yaml", subprocess.DEVNULL)
         probe = ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8265))"]
         try:
             self.hosts.wait_for(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,16 @@ class Disturbed:
         """Return the host on which a trial trains, or trained last."""
         return lock_of(self.trial(number)).read_text().rpartition(" ")[2]
 
+    @property
+    def log(self) -> Path:
+        """What the user sees."""
+        return self.folder.path.with_suffix(".log")
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Have a command run on the head."""
+        with self.log.open("a") as log:
+            return self.cluster.start(f"ray exec cluster.yaml '{command}'", log)
+
     def say(self, what: str) -> None:
         print(f"{time.time() - self.begun:6.1f} s  {what}")
 
@@ -114,11 +125,11 @@ def kill_the_driver(sweep: Disturbed) -> dict[int, int]:
     hosts = sweep.cluster.hosts
     place = "~/noetik/tune_configs/sweep.yaml"
     sweep.cluster.client(f"ray rsync-up cluster.yaml tune_configs/sweep.yaml '{place}'")
-    driver = sweep.cluster.start(f"ray exec cluster.yaml 'noetik tune {place}'")
+    driver = sweep.start(f"noetik tune {place}")
     hosts.wait_for(middle, "two finished trials, and a checkpoint of the others", 180)
     # Not the shell that `ray exec` started it from.
     assert hosts[HEAD].run("pkill", "-KILL", "-f", "bin/noetik tune").returncode == 0
-    assert driver.wait() != 0, "the sweep was over before its driver was killed"
+    assert driver.wait(timeout=60) != 0, "the sweep was over before its driver was killed"
     at = sweep.came_to()
     assert set(at.values()).isdisjoint({0, LONG}), at
     sweep.say(f"driver killed; the long trials came to {at}")
@@ -133,15 +144,15 @@ def lose_a_host(sweep: Disturbed, at: dict[int, int]) -> tuple[int, str, float]:
         now = sweep.came_to()
         return [n for n in at if now[n] > at[n] and sweep.last_host(n) in WORKERS]
 
-    driver = sweep.cluster.start("ray exec cluster.yaml 'noetik tune --resume /srv/runs/sweep'")
+    driver = sweep.start("noetik tune --resume /srv/runs/sweep")
     lost = hosts.wait_for(victims, "a trial that trains on a worker host", 120)[0]
     host = sweep.last_host(lost)
     hosts.cut(host)
     cut = time.time()
     sweep.say(f"{host} cut off, on which trial {lost} trains")
-    said, _ = driver.communicate(timeout=300)
+    ended = driver.wait(timeout=300)
     sweep.say(f"the sweep ends\n{sweep.history()}")
-    assert driver.returncode == 0, said[-3000:]
+    assert ended == 0, sweep.log.read_text()[-3000:]
     assert sweep.last_host(lost) != host
     return lost, host, cut
 
