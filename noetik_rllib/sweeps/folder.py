@@ -39,8 +39,9 @@ STARTED_ON_NAME = "started_on.json"
 JOURNAL_NAME = "journal.jsonl"
 USER_MODELS_NAME = "user_models"
 #: How long a trial waits for the process that had it before: Ray ends workers whose driver died
-#: within seconds, and those of a machine that it lost sight of within half a minute.
-_LOCK_SECONDS = 120.0
+#: within seconds. Those of a machine that was cut off end with that machine's raylet, which took 50
+#: to 150 s in the cluster test to find out, and may take 7 minutes (gRPC's keepalive in Ray 2.60).
+_LOCK_SECONDS = 600.0
 
 
 class Outcome(BaseModel):
