@@ -24,7 +24,7 @@ from noetik_rllib.iql.decoded_rows import DecodedRows, holding
 from noetik_rllib.remote import TransferError
 from noetik_rllib.run_folder import is_run, settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, unfinished
-from noetik_rllib.sweeps.folder import Outcome, kept_iterations
+from noetik_rllib.sweeps.folder import Outcome
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
 from noetik_rllib.sweeps.shared import Courses
 from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
@@ -93,7 +93,7 @@ def _run(config: TrainConfig, task: Task, place: TrialPlace) -> dict[str, float]
     if outcome is None:
         courses: Courses = ray.get(task.courses)
         place.bring()
-        if not is_run(config.out) or kept_iterations(config.out) < config.last_iteration:
+        if not _is_trained(config):
             _train(config, task, courses, place)
         run = Run.open(config.out)
         if not task.judged:
@@ -105,6 +105,12 @@ def _run(config: TrainConfig, task: Task, place: TrialPlace) -> dict[str, float]
         place.keep(outcome)
     means = {name: value.mean for name, value in outcome.outcomes.items()}
     return {**means, FINISHED: True}
+
+
+def _is_trained(config: TrainConfig) -> bool:
+    """Whether the run is there, and not one of an earlier generation that this one goes on from."""
+    out = config.out
+    return is_run(out) and TrainConfig.load(out).last_iteration >= config.last_iteration
 
 
 def _judge(run: Run, courses: Courses) -> Outcome:
