@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.io import atomic_directory, remove_stale, write_json
@@ -27,6 +28,8 @@ from noetik_rllib.runs import (
     unfinished,
 )
 
+#: Of a run that goes on from copies of others: which, at which iteration, and what was changed.
+LINEAGE_NAME = "lineage.json"
 _STARTED_ON = "started_on.json"
 #: Settings that a resumed run may change: where it is, how long it trains, how often it is saved,
 #: what it puts up with.
@@ -51,16 +54,16 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
         UserError: something is in the way, or there is nothing to resume.
     """
     out, work = config.out, unfinished(config.out)
-    if out.exists() and not _is_run(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_run(out) and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is no run: choose another --out")
     if resume:
         _resume(config, overwrite=overwrite)
-    elif overwrite or not (_is_run(out) or work.exists()):
+    elif overwrite or not (is_run(out) or work.exists()):
         with atomic_directory(work, replace=overwrite) as part:
             fingerprint = OfflineDataset(config.data).fingerprint
             write_json(part / _STARTED_ON, {"dataset_sha256": fingerprint})
             config.save(part)
-    elif _is_run(out):
+    elif is_run(out):
         raise UserError(f"{out} holds a finished run: choose another --out, or use --overwrite")
     else:
         raise UserError(
@@ -90,9 +93,38 @@ def settings_to_resume(out: Path) -> TrainConfig:
     """
     out = out.with_name(out.name.removesuffix(UNFINISHED_SUFFIX))
     for directory, change in ((unfinished(out), {}), (out, {"stopped_at": None})):
-        if _is_run(directory):
+        if is_run(directory):
             return TrainConfig.load(directory).model_copy(update={"out": out, **change})
     raise UserError(f"nothing to resume: there is no run {out}, nor {unfinished(out)}")
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a folder is that of a run, finished or not."""
+    return (directory / CONFIG_NAME).is_file()
+
+
+def read_lineage(run: Path) -> list[dict[str, Any]]:
+    """Return what ``begin_copy`` was told of the run in a folder; nothing of most runs."""
+    path = run / LINEAGE_NAME
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return found
+
+
+def begin_copy(run: Path, config: TrainConfig, lineage: list[dict[str, Any]]) -> None:
+    """Begin ``config.out`` anew where a finished run has ended, with the settings of ``config``.
+
+    What ``config.out`` has trained on its way is lost; if it is a finished run, it stays until the
+    training that goes on from here is whole.
+
+    Args:
+        run: the finished run.
+        config: settings to go on with: such as each gradient step has for itself alone.
+        lineage: of ``config.out`` from now on.
+    """
+    with atomic_directory(unfinished(config.out)) as part:
+        _copy_state(run, part)
+        config.save(part)
+        write_json(part / LINEAGE_NAME, lineage)
 
 
 def check_dataset(run: Path, data: Path) -> None:
@@ -109,17 +141,13 @@ def check_dataset(run: Path, data: Path) -> None:
         )
 
 
-def _is_run(directory: Path) -> bool:
-    return (directory / CONFIG_NAME).is_file()
-
-
 def _resume(config: TrainConfig, *, overwrite: bool) -> None:
     out, work = config.out, unfinished(config.out)
     before = settings_to_resume(out)
     _check_settings(before, config)
     if not work.exists():
         _reopen(config)
-    elif _is_run(out) and not overwrite:
+    elif is_run(out) and not overwrite:
         # A longer training of that very run may take its place; anything else is asked for.
         try:
             _check_settings(TrainConfig.load(out), config)
@@ -169,11 +197,19 @@ def _reopen(config: TrainConfig) -> None:
         )
     check_dataset(out, config.data)
     with atomic_directory(unfinished(out), replace=False) as part:
-        shutil.copytree(out / CHECKPOINT_NAME, part / CHECKPOINT_NAME)
-        for file in (out / CONFIG_NAME, out / _STARTED_ON, *out.glob("events.out.tfevents.*")):
-            shutil.copy2(file, part)
-        if (out / SNAPSHOTS_NAME).is_dir():
-            shutil.copytree(out / SNAPSHOTS_NAME, part / SNAPSHOTS_NAME)
-        # What was its end is a policy on the way now; one that was stopped there has it already.
-        end = part / SNAPSHOTS_NAME / str(done)
-        shutil.copytree(out / POLICY_NAME, end, dirs_exist_ok=True)
+        _copy_state(out, part)
+
+
+def _copy_state(run: Path, part: Path) -> None:
+    """Copy of a finished run what training on needs."""
+    shutil.copytree(run / CHECKPOINT_NAME, part / CHECKPOINT_NAME)
+    for name in (CONFIG_NAME, _STARTED_ON, LINEAGE_NAME):
+        if (run / name).exists():
+            shutil.copy2(run / name, part)
+    for file in run.glob("events.out.tfevents.*"):
+        shutil.copy2(file, part)
+    if (run / SNAPSHOTS_NAME).is_dir():
+        shutil.copytree(run / SNAPSHOTS_NAME, part / SNAPSHOTS_NAME)
+    # What was its end is a policy on the way now; one that was stopped there may have it already.
+    end = part / SNAPSHOTS_NAME / str(TrainConfig.load(run).last_iteration)
+    shutil.copytree(run / POLICY_NAME, end, dirs_exist_ok=True)

@@ -299,6 +299,15 @@ class DiscreteIQLTorchLearner(TorchLearner):
                 self.metrics.log_value(key, self._batches.seconds, reduce="max", window=1)
         self._statistics.clear()
 
+    def _take_own_step_sizes(self) -> None:
+        """Set step sizes as configured: an optimizer's state holds those that it was saved with."""
+        for module_id in self.module.keys():  # noqa: SIM118
+            for name, optimizer in self.get_optimizers_for_module(module_id):
+                rate = getattr(self.config, OPTIMIZERS[name])
+                if not isinstance(rate, list):
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+
     def _decay(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the policy's step size for the next step (official code: optax.cosine_decay)."""
         steps, start = self.config.actor_lr_decay_steps, self.config.actor_lr
@@ -335,6 +344,7 @@ class DiscreteIQLTorchLearner(TorchLearner):
         # (learner.py:1304), so going back to an earlier state would restore the optimizers alone.
         self._weights_seq_no = -1
         super().set_state(state)
+        self._take_own_step_sizes()
         if GRADIENT_STEPS in state:
             self.gradient_steps = state[GRADIENT_STEPS]
             self.iterator = None

@@ -251,7 +251,8 @@ def _train(
 def _restored(checkpoint: Path, config: TrainConfig) -> DiscreteIQL:
     """Restore the algorithm of a checkpoint, with the run's settings on this machine.
 
-    Those that the checkpoint has say where the dataset was on the machine that wrote it.
+    Those that the checkpoint has say where the dataset was on the machine that wrote it, and what a
+    run was trained with that this one has begun as a copy of.
 
     Raises:
         UserError: a file of it is cut short or is missing.

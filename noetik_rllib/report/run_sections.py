@@ -7,8 +7,10 @@ import platform
 import shlex
 
 from noetik_rllib.data.signals import RewardWeights
+from noetik_rllib.interpret import words
 from noetik_rllib.report.plots import training_plots
 from noetik_rllib.report.section import Material, Section, plots_section
+from noetik_rllib.run_folder import read_lineage
 from noetik_rllib.runs import TrainConfig
 
 #: Packages whose versions decide a run's numbers.
@@ -33,8 +35,12 @@ def data_section(material: Material) -> Section:
 
 def reproduce_section(material: Material) -> Section:
     """List the commands, settings and versions that make this run again."""
+    lineage = read_lineage(material.run.directory)
     content = {
-        "commands": _commands(material),
+        "commands": _commands(material, train=not lineage),
+        "lineage": [
+            (copy["trial"], copy["iteration"], _changes(copy["changed"])) for copy in lineage
+        ],
         "configuration": _configuration(material.run.config),
         "versions": _versions(),
     }
@@ -72,12 +78,18 @@ def train_command(config: TrainConfig) -> str:
     return shlex.join(parts)
 
 
-def _commands(material: Material) -> list[str]:
+def _changes(changed: dict[str, tuple[float, float]]) -> str:
+    """What a copy went on with, where that differs."""
+    texts = [f"{name} {after:.3g} for {before:.3g}" for name, (before, after) in changed.items()]
+    return words.listing(texts) if texts else "the same settings"
+
+
+def _commands(material: Material, *, train: bool) -> list[str]:
     directory = shlex.quote(str(material.directory))
     users = list(dict.fromkeys(shlex.quote(one.user_label) for one in material.explanations))
     most = max((one.rank for one in material.explanations), default=1)
     return [
-        train_command(material.run.config),
+        *([train_command(material.run.config)] if train else []),
         f"noetik evaluate {directory}",
         *(f"noetik explain {directory} --user {user} --top-k {most}" for user in users[:1]),
         " ".join([f"noetik report {directory}", *(f"--user {user}" for user in users)]),

@@ -98,6 +98,7 @@ def _context(result: SweepResult, directory: Path) -> dict[str, Any]:
         "front": front_plots(result) if judged else [],
         "parallel": parallel_plot(result),
         "importance": importance_plots(result),
+        "copies": any(trial.lineage for trial in judged),
         "curve": curve,
         "tradeoff": tradeoff_plots(curve) if curve else [],
         "rows": trial_rows(result),

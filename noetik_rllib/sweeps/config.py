@@ -13,6 +13,7 @@ from noetik_rllib.io import atomic_path
 from noetik_rllib.places import Place, below
 from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, OUTCOMES
+from noetik_rllib.sweeps.population import Pbt, check_search
 from noetik_rllib.sweeps.search import RewardSearch, Search, Strict, check_names
 
 #: Names of parameters that the sweep itself sets.
@@ -64,7 +65,8 @@ class SweepConfig(Strict):
         objectives: outcomes on which trials are compared.
         reference: of some objectives, the value from which their hypervolume counts; 0, and 1
             where less is better, for the others.
-        scheduler: which trials are stopped early; none lets all finish.
+        scheduler: which trials are stopped early, or go on from copies of others; none lets each
+            train to its end.
         evaluation_users: the most held-out users whose sessions each trial is judged on.
         cpus_per_trial: CPUs of a trial; with 1, as many run side by side as there are CPUs.
         gpus_per_trial: GPUs of a trial; below 1, trials share one.
@@ -82,7 +84,7 @@ class SweepConfig(Strict):
     search: dict[str, Search] = Field(default_factory=dict)
     objectives: list[str] = Field(min_length=1)
     reference: dict[str, float] = Field(default_factory=dict)
-    scheduler: Asha | None = None
+    scheduler: Asha | Pbt | None = Field(default=None, discriminator="type")
     evaluation_users: int = Field(default=500, ge=10)
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)
@@ -105,6 +107,8 @@ class SweepConfig(Strict):
             raise ValueError(f"{', '.join(sorted(twice))} is both fixed and searched")
         if not self.reward and not self.search:
             raise ValueError("nothing is searched: give 'reward' or 'search'")
+        if isinstance(self.scheduler, Pbt):
+            check_search(self)
         for name in self.reference:
             if name not in self.objectives:
                 raise ValueError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.result import DONE
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from noetik_rllib.errors import UserError
@@ -17,7 +18,7 @@ from noetik_rllib.runs import TrainConfig
 from noetik_rllib.sweeps.config import Asha, SweepConfig
 from noetik_rllib.sweeps.folder import SweepFolder
 from noetik_rllib.sweeps.outcomes import MINIMISED
-from noetik_rllib.sweeps.trial import FAILURE, FINISHED, ITERATION, SCORE
+from noetik_rllib.sweeps.trial import COME_AS_FAR, FAILURE, FINISHED, ITERATION, SCORE
 from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
 #: Called with what is being done and the share of all trials' iterations that is done, 0 to 1.
@@ -31,7 +32,7 @@ class Journal(tune.Callback):
         folder: of the sweep.
         iterations: of every trial, by number.
         finished: trials that are finished already.
-        stopped: trials that are only to be judged.
+        done: iterations that need not be trained any more, of trials that have some.
         progress: see ``Progress``.
         places: of every trial.
     """
@@ -41,14 +42,14 @@ class Journal(tune.Callback):
         folder: SweepFolder,
         iterations: Sequence[int],
         finished: set[int],
-        stopped: Iterable[int],
+        done: dict[int, int],
         progress: Progress,
         places: Sequence[TrialPlace],
     ) -> None:
         self.folder = folder
         self.iterations = iterations
         self.finished = set(finished)
-        self.done = {number: iterations[number] for number in (*finished, *stopped)}
+        self.done = dict(done)
         self.progress = progress
         self.places = places
 
@@ -84,12 +85,12 @@ class Journal(tune.Callback):
             self.folder.note(number, "finish", iteration=at)
         elif SCORE in result:
             # One line for both: a score without what it came to would be judged again, otherwise.
-            what = "stop" if result.get("done") else "score"
+            what = "stop" if result.get(DONE) and not result.get(COME_AS_FAR) else "score"
             self.folder.note(number, what, iteration=at, score=float(result[SCORE]))
             if what == "stop":
                 self._leave(number)
                 return
-        # One that was stopped counts as done while what its process had not kept is trained again.
+        # What counts as done does so while what a process had not kept of it is trained again.
         self.done[number] = max(at, self.done.get(number, 0))
         self._tell(f"trial {number:04d} at iteration {at} of {self.iterations[number]}")
 
@@ -149,7 +150,7 @@ def scheduler(
     Tune keeps a scheduler's state in pickles that it writes now and then. The journal has each
     score at once, so a resumed sweep judges by exactly what was known when it stopped.
     """
-    if config.scheduler is None:
+    if not isinstance(config.scheduler, Asha):
         return FIFOScheduler()
     asha = make_asha(config.scheduler, max(trial.iterations for trial in trials))
     known: set[int] = set()

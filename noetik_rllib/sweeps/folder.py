@@ -30,6 +30,7 @@ from noetik_rllib.io import atomic_directory, make_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.places import Place, below
 from noetik_rllib.remote import cached_dataset, dataset_copy
+from noetik_rllib.run_folder import is_run
 from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.search import CONFIG_NAME, draw_parameters, is_sweep
@@ -260,14 +261,6 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
     ]
 
 
-def with_stops(trials: list[TrainConfig], stops: dict[int, int]) -> list[TrainConfig]:
-    """Let trials end where the scheduler has stopped them."""
-    return [
-        trial.model_copy(update={"stopped_at": stops.get(number)})
-        for number, trial in enumerate(trials)
-    ]
-
-
 def read_outcome(trial: Path) -> Outcome | None:
     """Return what the trial in a folder came to; None where it is not finished.
 
@@ -296,8 +289,10 @@ def parse_outcome(content: bytes, name: str) -> Outcome:
         ) from None
 
 
-def checkpoint_iterations(out: Path) -> int:
+def kept_iterations(out: Path) -> int:
     """Iterations that the trial ``out`` need not train again."""
+    if is_run(out) and not unfinished(out).exists():
+        return TrainConfig.load(out).last_iteration
     return iterations_done(unfinished(out))
 
 

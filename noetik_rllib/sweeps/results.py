@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from noetik_rllib.sweeps.folder import Event, SweepFolder
 from noetik_rllib.sweeps.importance import Importance, columns, flat, importance, parameter_text
 from noetik_rllib.sweeps.outcomes import MINIMISED, OUTCOMES
 from noetik_rllib.sweeps.pareto import hypervolume, pareto_front
+from noetik_rllib.sweeps.population import Copy, Member, Pbt, replay
 from noetik_rllib.sweeps.search import draw_parameters
 from noetik_rllib.sweeps.trial_place import trial_place
 
@@ -35,7 +37,8 @@ class Trial(BaseModel):
 
     Attributes:
         name: folder of its run below ``trials/``.
-        parameters: what differs between trials.
+        parameters: what differs between trials; of a population's, what they trained with last.
+        lineage: of a population's, the copies behind its policy, the oldest first.
         status: ``finished``; ``stopped`` early by the scheduler; ``failed``; or ``unfinished``, as
             in a sweep that is still to be resumed.
         iterations: that it was trained.
@@ -50,6 +53,7 @@ class Trial(BaseModel):
 
     name: str
     parameters: dict[str, Any]
+    lineage: list[Copy] = []
     status: Status
     iterations: int
     score: float | None = None
@@ -121,8 +125,8 @@ class SweepResult(BaseModel):
         """One row per trial.
 
         Columns: ``trial``, ``status``, ``pareto``, ``iterations``, ``training_seconds``, ``score``,
-        ``error``; then one per parameter, ``parameter.NAME``; then three per outcome, ``NAME``,
-        ``NAME.low`` and ``NAME.high``. What a trial does not have is empty.
+        ``error``, ``lineage`` (JSON); then one per parameter, ``parameter.NAME``; then three per
+        outcome, ``NAME``, ``NAME.low`` and ``NAME.high``. What a trial does not have is empty.
         """
         rows = []
         for trial in self.trials:
@@ -131,6 +135,7 @@ class SweepResult(BaseModel):
                 **trial.model_dump(
                     include={"status", "pareto", "iterations", "training_seconds", "score", "error"}
                 ),
+                "lineage": json.dumps([copy.model_dump() for copy in trial.lineage]),
             }
             row |= {f"parameter.{k}": v for k, v in flat(trial.parameters).items()}
             for name in OUTCOMES:
@@ -150,6 +155,7 @@ _TYPES = {
     "training_seconds": pa.float64(),
     "score": pa.float64(),
     "error": pa.string(),
+    "lineage": pa.string(),
 }
 
 
@@ -191,12 +197,17 @@ def collect(folder: SweepFolder, config: SweepConfig, trials: list[TrainConfig])
         if event.score is not None:
             scores[event.trial] = event.score
     stops = folder.stops()
+    members = [Member({}) for _ in trials]
+    if isinstance(config.scheduler, Pbt):
+        events = folder.events()
+        members = replay(config, config.scheduler, trials[0].iterations, events).members
     found = []
     for number, (drawn, trial) in enumerate(zip(draw_parameters(config), trials, strict=True)):
         place = trial_place(trial)
         made = Trial(
             name=trial.out.name,
-            parameters=drawn,
+            parameters=drawn | members[number].settings,
+            lineage=list(members[number].lineage),
             status="unfinished",
             iterations=place.iterations(),
             score=scores.get(number),
@@ -224,6 +235,8 @@ def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
     Stopped trials count like the others. To leave them out of importance would be to look for what
     matters only among trials that did well, where what matters differs least; so that it is seen
     how much of an outcome goes with the length of training alone, that is one of the parameters.
+    Trials that are copies of each other say nothing of importance: they are not as many, and what
+    they were trained with is not what they began with.
     """
     reference = {
         name: config.reference.get(name, 1.0 if name in MINIMISED else 0.0)
@@ -253,7 +266,9 @@ def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
                 trial.model_copy(update={"pareto": trial.name in front}) for trial in trials
             ],
             "hypervolume": hypervolume(values, origin),
-            "importance": importance(
+            "importance": {}
+            if any(trial.lineage for trial in judged)
+            else importance(
                 columns([trial.parameters | {ITERATIONS: trial.iterations} for trial in judged]),
                 outcomes,
                 config.seed,
@@ -263,8 +278,10 @@ def together(config: SweepConfig, trials: list[Trial]) -> SweepResult:
 
 
 def trained_text(trial: Trial) -> str:
-    """What a trial was trained with, in one line, and how long if it was stopped early."""
+    """What a trial was trained with, in one line, and what else there is to say of how."""
     text = parameter_text(trial.parameters)
+    for copy in trial.lineage:
+        text += f"; a copy of {copy.trial} from iteration {copy.iteration}"
     return text if trial.status != "stopped" else f"{text}; stopped at iteration {trial.iterations}"
 
 

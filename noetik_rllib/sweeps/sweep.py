@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from noetik_rllib.errors import UserError
 from noetik_rllib.runs import TrainConfig
-from noetik_rllib.sweeps.config import SweepConfig
+from noetik_rllib.sweeps.config import Asha, SweepConfig
 from noetik_rllib.sweeps.driver import Journal, Progress, loggers, make_asha, scheduler
-from noetik_rllib.sweeps.folder import (
-    USER_MODELS_NAME,
-    SweepFolder,
-    trial_configs,
-    with_stops,
-)
+from noetik_rllib.sweeps.folder import USER_MODELS_NAME, SweepFolder, trial_configs
+from noetik_rllib.sweeps.passes import Pass, passes
+from noetik_rllib.sweeps.population import check_population
 from noetik_rllib.sweeps.results import RESULTS_NAME, TABLE_NAME, SweepResult, collect
 from noetik_rllib.sweeps.search import draw_parameters
 from noetik_rllib.sweeps.storage import create_sweep, fetch_sweep, open_sweep
@@ -44,8 +42,11 @@ def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) 
         UserError: ``out`` exists, the dataset or a setting cannot be used, or every trial failed.
     """
     loggers(config)  # one that is missing is said before there is anything
-    if config.scheduler:
-        make_asha(config.scheduler, max(t.iterations for t in trial_configs(config, out)))
+    trials = trial_configs(config, out)
+    if isinstance(config.scheduler, Asha):
+        make_asha(config.scheduler, max(trial.iterations for trial in trials))
+    elif config.scheduler:
+        check_population(config, config.scheduler, trials[0].iterations, len(trials))
     return resume_sweep(create_sweep(out, config).path, progress)
 
 
@@ -69,9 +70,8 @@ def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
     places = [trial_place(trial) for trial in trials]
     progress = progress or (lambda doing, share: None)
     with folder.claimed():
-        left = [n for n, place in enumerate(places) if place.outcome() is None]
-        if left:
-            _run(config, folder, trials, left, progress)
+        if any(place.outcome() is None for place in places):
+            _run(config, folder, trials, progress)
         for place in places:
             place.fetch(lambda doing: progress(doing, 1.0))
         result = collect(folder, config, trials)
@@ -102,16 +102,10 @@ def show_sweep(place: Path | str) -> SweepResult:
     return collect(opened, config, opened.trials(config))
 
 
-def _last(folder: SweepFolder) -> dict[int, str]:
-    """What happened last to each trial."""
-    return {event.trial: event.what for event in folder.events()}
-
-
 def _run(
     config: SweepConfig,
     folder: SweepFolder,
     trials: list[TrainConfig],
-    left: list[int],
     progress: Progress,
 ) -> None:
     """Run what is left."""
@@ -152,40 +146,36 @@ def _run(
                 else trial
                 for trial in trials
             ]
-        task = Task(
-            trials=trials,
-            cpus=config.cpus_per_trial,
-            metric=config.scheduler.metric if config.scheduler else None,
-            courses=ray.put(courses),
-            rows=rows,
-        )
-        while left:
-            _fit(config, folder, task, left, progress)
-            # Tune ends the process of a trial that it stops: another one judges what that has left.
-            # It gives up some that were lost, too: see ``Journal.on_trial_error``.
-            last = _last(folder)
-            left = [n for n in left if last.get(n) in ("stop", "lost")]
+        kept = ray.put(courses)
+        for one in passes(config, folder, trials):
+            task = Task(
+                trials=one.trials,
+                cpus=config.cpus_per_trial,
+                metric=one.metric,
+                judged=one.judged,
+                courses=kept,
+                rows=rows,
+            )
+            _fit(config, folder, one, task, progress)
 
 
 def _fit(
-    config: SweepConfig, folder: SweepFolder, task: Task, left: list[int], progress: Progress
+    config: SweepConfig, folder: SweepFolder, one: Pass, task: Task, progress: Progress
 ) -> None:
-    """Let Ray Tune run what is left, and of trials that it has stopped no more than they had."""
+    """Let Ray Tune run a pass."""
     from ray import tune
 
     from noetik_rllib.sweeps.trial import run_trial
 
-    stops = folder.stops()
-    task = replace(task, trials=with_stops(task.trials, stops))
     tune.Tuner(
         # The whole trial runs in one process: all that it needs is in its placement group.
         tune.with_resources(
             tune.with_parameters(run_trial, task=task),
             tune.PlacementGroupFactory([_bundle(config)]),
         ),
-        param_space=_param_space(config, left),
+        param_space=_param_space(config, one),
         tune_config=tune.TuneConfig(
-            scheduler=scheduler(config, folder, task.trials),
+            scheduler=scheduler(config, folder, one.trials),
             # A process that has imported torch and Ray takes the next trial.
             reuse_actors=True,
             trial_name_creator=_name,
@@ -199,11 +189,14 @@ def _fit(
             callbacks=[
                 Journal(
                     folder,
-                    [trial.last_iteration for trial in task.trials],
-                    finished=set(range(len(task.trials))) - set(left),
-                    stopped=stops,
+                    [
+                        trial.last_iteration if one.judged else trial.iterations
+                        for trial in one.trials
+                    ],
+                    finished=one.finished,
+                    done=one.done,
                     progress=progress,
-                    places=[trial_place(trial) for trial in task.trials],
+                    places=[trial_place(trial) for trial in one.trials],
                 ),
                 *loggers(config),
             ],
@@ -211,16 +204,19 @@ def _fit(
     ).fit()
 
 
-def _param_space(config: SweepConfig, left: list[int]) -> dict[str, Any]:
-    """The numbers of the trials, each with what was drawn for it: for dashboards."""
+def _param_space(config: SweepConfig, one: Pass) -> dict[str, Any]:
+    """The numbers of the trials, each with what it is trained with: for dashboards."""
     from ray import tune
 
-    samples = draw_parameters(config)
-    drawn = {
-        name: tune.sample_from(lambda config, name=name: samples[config["trial"]][name])
-        for name in samples[0]
+    def value(number: int, name: str) -> Any:
+        found = getattr(one.trials[number], name)
+        return found.model_dump() if isinstance(found, BaseModel) else found
+
+    searched = {
+        name: tune.sample_from(lambda config, name=name: value(config["trial"], name))
+        for name in draw_parameters(config)[0]
     }
-    return {"trial": tune.grid_search(left), **drawn}
+    return {"trial": tune.grid_search(one.left), **searched}
 
 
 def _name(trial: object) -> str:

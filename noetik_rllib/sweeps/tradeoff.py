@@ -112,9 +112,9 @@ def tradeoff(result: SweepResult) -> Tradeoff | None:
     if COEFFICIENT not in result.config.search:
         return None
     by_value: dict[float, list[Trial]] = {}
-    # One that was stopped early differs from the others by more than the coefficient.
+    # One that was stopped early, or copied, differs from the others by more than the coefficient.
     for trial in result.judged:
-        if trial.status != "finished":
+        if trial.status != "finished" or trial.lineage:
             continue
         by_value.setdefault(float(trial.parameters[COEFFICIENT]), []).append(trial)
     names = [name for name in EXPLAINED if name in result.outcomes]

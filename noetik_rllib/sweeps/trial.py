@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune.result import DONE
+from ray.tune.result import DONE, TRAINING_ITERATION
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
@@ -21,15 +22,18 @@ from noetik_rllib.evaluation.sessions import run_sessions
 from noetik_rllib.interpret.measure import DEFAULT_DECISIONS
 from noetik_rllib.iql.decoded_rows import DecodedRows, holding
 from noetik_rllib.remote import TransferError
-from noetik_rllib.run_folder import settings_to_resume
+from noetik_rllib.run_folder import is_run, settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.folder import Outcome
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
 from noetik_rllib.sweeps.shared import Courses
 from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
-#: Names of what trials report to Tune beside their training statistics and outcomes.
-ITERATION, SCORE, FAILURE, FINISHED = "iteration", "score", "failure", "finished"
+#: Names of what trials report to Tune beside their training statistics and outcomes. By the first,
+#: TensorBoard knows where a trial goes on that another process had begun.
+ITERATION, SCORE, FAILURE, FINISHED = TRAINING_ITERATION, "score", "failure", "finished"
+#: Of one that has come to the end of a generation.
+COME_AS_FAR = "come_as_far"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Task:
     Attributes:
         trials: settings of all trials, by number.
         cpus: threads of each.
-        metric: what policies are scored by while they train; None for not at all.
+        metric: what policies are scored by; None for not at all.
+        judged: whether trials are judged at their end, and scored on their way; otherwise their end
+            is that of a generation, where they are scored.
         courses: Ray's reference to a ``Courses``.
         rows: Ray's reference to ``DecodedRows``; None where each trial reads its own.
     """
@@ -47,6 +53,7 @@ class Task:
     trials: list[TrainConfig]
     cpus: int
     metric: str | None
+    judged: bool
     courses: Any
     rows: Any
 
@@ -59,7 +66,7 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
     try:
         place = trial_place(config)
         with place.taken():
-            outcome = place.outcome() or _run(config, task, place)
+            result = _run(config, task, place)
     except TransferError:
         raise  # it may go better the next time: Tune tries, ``max_failures`` times
     except UserError as error:
@@ -71,9 +78,8 @@ def run_trial(parameters: dict[str, Any], task: Task) -> None:
             raise
         report_failure(str(error.cause))
         return
-    means = {name: value.mean for name, value in outcome.outcomes.items()}
     # Done with this report: Tune would ask for more, and run the trial again if nobody answered.
-    tune.report({**means, ITERATION: config.last_iteration, FINISHED: True, DONE: True})
+    tune.report({**result, ITERATION: config.last_iteration, DONE: True})
 
 
 def report_failure(message: str) -> None:
@@ -81,36 +87,55 @@ def report_failure(message: str) -> None:
     tune.report({FAILURE: message})
 
 
-def _run(config: TrainConfig, task: Task, place: TrialPlace) -> Outcome:
-    """Train the trial, or what is left of it, and judge it."""
-    courses: Courses = ray.get(task.courses)
-    place.bring()
-    if not (config.out / runs.CONFIG_NAME).is_file():
-        _train(config, task, courses, place)
-    run = Run.open(config.out)
+def _run(config: TrainConfig, task: Task, place: TrialPlace) -> dict[str, float]:
+    """Train the trial, or what is left of it, and judge or score it: what is reported of that."""
+    outcome = place.outcome()
+    if outcome is None:
+        courses: Courses = ray.get(task.courses)
+        place.bring()
+        if not _is_trained(config):
+            _train(config, task, courses, place)
+        run = Run.open(config.out)
+        if not task.judged:
+            assert courses.score is not None
+            assert task.metric is not None
+            policy = ActorPolicy.of(run.networks())
+            return {SCORE: score(policy, courses.score, task.metric), COME_AS_FAR: True}
+        outcome = _judge(run, courses)
+        place.keep(outcome)
+    means = {name: value.mean for name, value in outcome.outcomes.items()}
+    return {**means, FINISHED: True}
+
+
+def _is_trained(config: TrainConfig) -> bool:
+    """Whether the run is there, and not one of an earlier generation that this one goes on from."""
+    out = config.out
+    return is_run(out) and TrainConfig.load(out).last_iteration >= config.last_iteration
+
+
+def _judge(run: Run, courses: Courses) -> Outcome:
+    """Measure what a run came to."""
     begun = time.monotonic()
     dataset = run.dataset()
     outcomes, evaluation = measure(
         run, dataset, courses.judged, courses.baseline, DEFAULT_DECISIONS
     )
     evaluation.save(run.directory)
-    outcome = Outcome(
+    return Outcome(
         outcomes=outcomes,
         stopped_at=run.config.stopped_at,
         training_seconds=run.progress()[-1]["seconds"],
         judging_seconds=round(time.monotonic() - begun, 3),
     )
-    place.keep(outcome)
-    return outcome
 
 
 def _train(config: TrainConfig, task: Task, courses: Courses, place: TrialPlace) -> None:
-    resume = unfinished(config.out).exists()
+    resume = is_run(config.out) or unfinished(config.out).exists()
     if resume:
         # As it was begun, e.g. with the way to read rows that suited the machine then.
         begun = settings_to_resume(config.out)
         config = begun.model_copy(update={"stopped_at": config.stopped_at})
-    # Whoever was stopped has been scored.
+    # Whoever was stopped has been scored, and whoever is in a generation is at its end.
     metric = task.metric if config.stopped_at is None else None
 
     def report(row: dict[str, float]) -> None:
@@ -124,11 +149,9 @@ def _train(config: TrainConfig, task: Task, courses: Courses, place: TrialPlace)
         tune.report({**known, ITERATION: done})
 
     rows: DecodedRows | None = None if task.rows is None else ray.get(task.rows)
-    if rows is None:
-        runs.train(config, report, resume=resume)
-        return
-    with holding(rows):
-        runs.train(config, report, resume=resume)
+    with nullcontext() if rows is None else holding(rows):
+        # What it has come to in an earlier generation is there until this one is whole.
+        runs.train(config, report, resume=resume, overwrite=resume)
 
 
 def score(policy: ActorPolicy, course: Course, metric: str) -> float:

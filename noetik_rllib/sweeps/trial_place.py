@@ -24,7 +24,7 @@ from noetik_rllib.sweeps.claim import Claim
 from noetik_rllib.sweeps.folder import (
     OUTCOMES_NAME,
     Outcome,
-    checkpoint_iterations,
+    kept_iterations,
     only_process,
     parse_outcome,
     read_outcome,
@@ -47,9 +47,7 @@ class TrialPlace:
 
     def iterations(self) -> int:
         """Iterations that need not be trained again."""
-        if self.config.out.exists():
-            return self.config.last_iteration
-        return checkpoint_iterations(self.config.out)
+        return kept_iterations(self.config.out)
 
     @contextmanager
     def taken(self) -> Iterator[None]:

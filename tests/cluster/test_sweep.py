@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noetik_rllib.sweeps.folder import SweepFolder, checkpoint_iterations, lock_of
+from noetik_rllib.sweeps.folder import SweepFolder, kept_iterations, lock_of
 from noetik_rllib.sweeps.results import SweepResult
 from tests.cluster.ray_cluster import CLIENT, HEAD, WORKERS, RayCluster
 
@@ -88,7 +88,7 @@ class Disturbed:
 
     def came_to(self) -> dict[int, int]:
         """Iterations of the long trials that need not be trained again."""
-        return {number: checkpoint_iterations(self.trial(number)) for number in (1, 3)}
+        return {number: kept_iterations(self.trial(number)) for number in (1, 3)}
 
     def last_host(self, number: int) -> str:
         """Return the host on which a trial trains, or trained last."""

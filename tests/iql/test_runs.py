@@ -18,7 +18,6 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
-from noetik_rllib.report.run_sections import train_command
 from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import CLOCKS, Run, TrainConfig, train, unfinished
 
@@ -191,35 +190,6 @@ def test_a_decaying_run_cannot_be_lengthened(run: Run, tmp_path: Path) -> None:
     assert "iterations 3 -> 5: the policy's step size falls to 0 over the 3" in str(error.value)
     assert "\n" not in str(error.value)
     assert not unfinished(run.directory).exists()
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_a_run_that_is_stopped_early_is_a_run(run: Run, tiny_dataset: Path, tmp_path: Path) -> None:
-    """Fails if a run that was ended early is not what it was on its way, or cannot be gone on with.
-
-    Its policy's step size falls over all three iterations, as that of the whole run.
-    """
-    out = tmp_path / "run"
-    stopped = train(config(tiny_dataset, out, stopped_at=2))
-    assert (len(stopped.progress()), stopped.snapshots()) == (2, [1, 2])
-    on_its_way = run.networks(2).state_dict()
-    for name, value in weights(stopped).items():
-        assert torch.equal(value, on_its_way[name]), name
-    command = train_command(stopped.config)
-    assert " --iterations 3 --stopped-at 2 " in command
-    # To end a run that has come as far, nothing is trained.
-    (tmp_path / "again").mkdir()
-    again = copy_of(stopped, tmp_path / "again")
-    shutil.rmtree(again / "policy")
-    again.rename(unfinished(again))
-    settings = stopped.config.model_copy(update={"out": again})
-    assert_same(train(settings, stop_after(1), resume=True), stopped)
-    whole = train(settings_to_resume(out), resume=True)
-    assert whole.config == run.config.model_copy(update={"out": out})
-    assert whole.snapshots() == run.snapshots()
-    assert_same(whole, run)
-    with pytest.raises(UserError, match="stopped_at is 4: expected at most the 3 iterations"):
-        config(tiny_dataset, out, stopped_at=4)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -14,6 +14,7 @@ from noetik_rllib.evaluation.result import Interval
 from noetik_rllib.report.sweep_page import render, write_sweep_report
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.outcomes import OUTCOMES
+from noetik_rllib.sweeps.population import Copy
 from noetik_rllib.sweeps.results import SweepResult, Trial, together
 from noetik_rllib.sweeps.search import draw_parameters
 from noetik_rllib.sweeps.tradeoff import tradeoff
@@ -134,6 +135,22 @@ def test_a_stopped_trial_counts_by_its_policy() -> None:
         ("stopped", 1),
         ("stopped", 1),
     ]
+
+
+def test_copies_are_named_and_count_for_no_importance() -> None:
+    """Fails if copies of one policy count as independent evidence of what matters."""
+    made = result(costs=0.1, gains=0.2)
+    copy = Copy(iteration=2, trial="0001", changed={"interpretability_coeff": (0.5, 1.0)})
+    last = made.trials[5].model_copy(update={"lineage": [copy]})
+    evolved = together(made.config, [*made.trials[:5], last])
+    assert made.importance
+    assert not evolved.importance
+    page = render(evolved, Path("runs/sweep"))
+    assert "seed 1; a copy of 0001 from iteration 2<" in page
+    assert "copies of each other do not say which parameter matters" in page
+    curve = tradeoff(evolved)
+    assert curve is not None
+    assert [len(setting.trials) for setting in curve.settings] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(

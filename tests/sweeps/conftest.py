@@ -56,6 +56,20 @@ def halving_config(data: Path, **changes: Any) -> SweepConfig:
     return sweep_config(data, **content | changes)
 
 
+def population_config(data: Path, **changes: Any) -> SweepConfig:
+    """Four trials, two at a time, the worst of which goes on with a copy of the best."""
+    content = {
+        "reward": None,
+        "num_samples": 4,
+        "search": {
+            "actor_lr": {"low": 1e-4, "high": 1e-2, "scale": "log"},
+            "beta": {"choice": [0.5, 1.0, 2.0]},
+        },
+        "scheduler": {"type": "pbt", "perturbation_interval": 2},
+    }
+    return sweep_config(data, **content | changes)
+
+
 @dataclass
 class Swept:
     """A finished sweep, and what it said on the way."""
@@ -104,4 +118,15 @@ def halved(
     out = tmp_path_factory.mktemp("halved") / "sweep"
     said: list[tuple[str, float]] = []
     result = run_sweep(halving_config(tiny_dataset), out, lambda *words: said.append(words))
+    return Swept(out, result, said)
+
+
+@pytest.fixture(scope="session")
+def evolved(
+    tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Swept:
+    """A sweep with population based training."""
+    out = tmp_path_factory.mktemp("evolved") / "sweep"
+    said: list[tuple[str, float]] = []
+    result = run_sweep(population_config(tiny_dataset), out, lambda *words: said.append(words))
     return Swept(out, result, said)

@@ -22,6 +22,7 @@ GOOD = {
     "reward": {"simplex": ["click", "like"]},
     "objectives": ["click"],
 }
+PBT = {"type": "pbt", "perturbation_interval": 2}
 BAD = {
     "unknown key": ({"num_sample": 3}, "unknown key 'num_sample'.*Did you mean 'num_samples'"),
     "unknown parameter": ({"train": {"betta": 1}}, "unknown parameter 'betta'.*'beta'"),
@@ -42,7 +43,7 @@ BAD = {
     "two kinds": ({"search": {"beta": {"grid": [1], "low": 3}}}, "search.beta.low: Extra"),
     "empty grid": ({"search": {"beta": {"grid": []}}}, "at least 1 item"),
     "a seed for all": ({"train": {"seed": 3}}, "train: unknown parameter 'seed'"),
-    "unknown scheduler": ({"scheduler": {"type": "pbt"}}, "scheduler.type.*'asha'"),
+    "unknown scheduler": ({"scheduler": {"type": "bohb"}}, "scheduler: .*'asha', 'pbt'"),
     "unknown metric": (
         {"scheduler": {"type": "asha", "metric": "diversity"}},
         "unknown metric 'diversity'",
@@ -50,6 +51,32 @@ BAD = {
     "halving by one": (
         {"scheduler": {"type": "asha", "reduction_factor": 1}},
         "reduction_factor.*greater than 1",
+    ),
+    "no interval": ({"scheduler": {"type": "pbt"}}, "perturbation_interval: Field required"),
+    "rewards in a population": ({"scheduler": PBT}, "reward: not with pbt"),
+    "sizes in a population": (
+        {"reward": None, "search": {"num_layers": {"grid": [1, 2]}}, "scheduler": PBT},
+        "search: num_layers cannot change within a run.*actor_lr, .*and seed",
+    ),
+    "nothing to change": (
+        {"reward": None, "search": {"seed": {"grid": [1, 2]}}, "scheduler": PBT},
+        "search: pbt has nothing to change",
+    ),
+    "schedules in a population": (
+        {
+            "reward": None,
+            "search": {"actor_lr": {"choice": [1e-3, [[0, 1e-3], [99, 1e-4]]]}},
+            "scheduler": PBT,
+        },
+        "search: actor_lr: expected numbers only",
+    ),
+    "a term that comes and goes": (
+        {
+            "reward": None,
+            "search": {"interpretability_coeff": {"low": 0, "high": 1}},
+            "scheduler": PBT,
+        },
+        "interpretability_coeff: expected values above 0",
     ),
     "unknown logger": ({"loggers": ["comet"]}, "'tensorboard', 'wandb' or 'mlflow'"),
     "half a URI": ({"storage": "s3:/bucket/runs"}, "storage.*neither a folder nor a URI"),

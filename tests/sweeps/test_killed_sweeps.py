@@ -18,9 +18,9 @@ from noetik_rllib.runs import Run
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.folder import SweepFolder, lock_of, trial_configs
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
-from tests.sweeps.conftest import Swept, halving_config, sweep_config
+from tests.sweeps.conftest import Swept, halving_config, population_config, sweep_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = 0
 #: Reports that a driver hears if it is not disturbed: three iterations and the end of each trial.
@@ -119,6 +119,33 @@ def test_who_was_stopped_is_judged_whoever_is_killed(
         process.join()
         assert process.exitcode == (0 if moment > len(said) else -signal.SIGKILL)
     assert_undisturbed(out, halved)
+
+
+def test_a_population_decides_alike_whoever_is_killed(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    evolved: Swept,
+    ray_address: str,
+    fork_server: ForkServerContext,
+) -> None:
+    """Fails if a kill changes who copies whom, or what a copy goes on with, or loses a trial.
+
+    The first driver dies at a moment that is drawn from a fixed seed, the second as the copy has
+    just begun to train; the third is left alone, but one of its trials is killed.
+    """
+    out = tmp_path / "sweep"
+    said = [doing for doing, _ in evolved.said if "trials done" in doing]
+    begun = "iteration 3 of"
+    copies = next(place for place, doing in enumerate(said) if begun in doing)
+    moment = int(np.random.default_rng(SEED).integers(1, copies))
+    kills = (("driver", moment, "trials done"), ("driver", 1, begun), ("trial", 1, "trials done"))
+    for kill in kills:
+        arguments = (ray_address, population_config(tiny_dataset), out, *kill)
+        process = fork_server.Process(target=drive, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if kill[0] == "driver" else 0)
+    assert_undisturbed(out, evolved)
 
 
 def test_a_process_that_dies_between_two_trials_costs_none(
