@@ -13,13 +13,14 @@ import shutil
 from pathlib import Path
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, remove_stale, write_json
+from noetik_rllib.evaluation.baseline_cache import USER_MODEL, cache_path
+from noetik_rllib.io import atomic_directory, make_directory, remove_stale, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.progress import PROGRESS_NAME, VALIDATION_NAME
 from noetik_rllib.runs import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
     POLICY_NAME,
-    PROGRESS_NAME,
     SNAPSHOTS_NAME,
     UNFINISHED_SUFFIX,
     TrainConfig,
@@ -69,7 +70,7 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
         )
     # What processes that were killed left: files half written, and folders half removed.
     remove_stale(out)
-    for name in (CONFIG_NAME, PROGRESS_NAME, CHECKPOINT_NAME, POLICY_NAME):
+    for name in (CONFIG_NAME, PROGRESS_NAME, VALIDATION_NAME, CHECKPOINT_NAME, POLICY_NAME):
         remove_stale(work / name)
     for iteration in config.snapshot_iterations:
         remove_stale(work / SNAPSHOTS_NAME / str(iteration))
@@ -172,6 +173,10 @@ def _reopen(config: TrainConfig) -> None:
         shutil.copytree(out / CHECKPOINT_NAME, part / CHECKPOINT_NAME)
         for file in (out / CONFIG_NAME, out / _STARTED_ON, *out.glob("events.out.tfevents.*")):
             shutil.copy2(file, part)
+        model = cache_path(out, USER_MODEL)
+        if model.is_file():
+            make_directory(cache_path(part, USER_MODEL).parent)
+            shutil.copy2(model, cache_path(part, USER_MODEL))
         if (out / SNAPSHOTS_NAME).is_dir():
             shutil.copytree(out / SNAPSHOTS_NAME, part / SNAPSHOTS_NAME)
         # What was its end is a policy on the way now; one that was stopped there has it already.

@@ -38,6 +38,9 @@ OUTCOMES_NAME = "outcomes.json"
 STARTED_ON_NAME = "started_on.json"
 JOURNAL_NAME = "journal.jsonl"
 USER_MODELS_NAME = "user_models"
+#: Training users who validate the policies that a scheduler compares: enough to tell which trials
+#: lag behind.
+_SCORE_USERS = 200
 #: How long a trial waits for the process that had it before: Ray ends workers whose driver died
 #: within seconds, and those of a machine that it lost sight of within half a minute.
 _LOCK_SECONDS = 120.0
@@ -242,6 +245,8 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
     """
     folder = path.resolve() / "trials"
     uri = config.uri
+    # A scheduler goes by validation.
+    validated = {"validation_users": _SCORE_USERS} if config.scheduler else {}
     return [
         TrainConfig.parse(
             {
@@ -251,6 +256,7 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
                 "storage": uri and below(uri, f"trials/{number:04d}"),
                 "seed": config.seed,
                 "gpus_per_learner": config.gpus_per_trial,
+                **validated,
                 **config.train,
                 **drawn,
             }

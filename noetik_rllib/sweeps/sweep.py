@@ -127,7 +127,7 @@ def _run(
         dataset,
         folder.path / USER_MODELS_NAME,
         users=config.evaluation_users,
-        score=config.scheduler is not None,
+        validation_users=max(trial.validation_users for trial in trials),
         seed=config.seed,
         progress=lambda doing: progress(doing, 0.0),
     )

@@ -15,16 +15,14 @@ from ray.tune.result import DONE
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.comparison import Course, metrics_by_user
-from noetik_rllib.evaluation.policies import ActorPolicy
-from noetik_rllib.evaluation.sessions import run_sessions
 from noetik_rllib.interpret.measure import DEFAULT_DECISIONS
 from noetik_rllib.iql.decoded_rows import DecodedRows, holding
+from noetik_rllib.progress import VALIDATION_PREFIX
 from noetik_rllib.remote import TransferError
 from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.folder import Outcome
-from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
+from noetik_rllib.sweeps.outcomes import measure
 from noetik_rllib.sweeps.shared import Courses
 from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
@@ -117,21 +115,15 @@ def _train(config: TrainConfig, task: Task, courses: Courses, place: TrialPlace)
         place.check()
         done = int(row["iteration"])
         known = {name: value for name, value in row.items() if math.isfinite(value)}
+        score = row.get(f"{VALIDATION_PREFIX}{metric}")
         # The last policy is judged, not scored: a scheduler that stopped it now would save nothing.
-        if courses.score and metric and done in config.snapshot_iterations[:-1]:
-            policy = Run(unfinished(config.out), config).networks(done)
-            known[SCORE] = score(ActorPolicy.of(policy), courses.score, metric)
+        if score is not None and done < config.last_iteration:
+            known[SCORE] = score
         tune.report({**known, ITERATION: done})
 
     rows: DecodedRows | None = None if task.rows is None else ray.get(task.rows)
     if rows is None:
-        runs.train(config, report, resume=resume)
+        runs.train(config, report, resume=resume, course=courses.validation)
         return
     with holding(rows):
-        runs.train(config, report, resume=resume)
-
-
-def score(policy: ActorPolicy, course: Course, metric: str) -> float:
-    """Mean of a metric per recommended video, over the users of a course."""
-    log = run_sessions(policy, course.simulator, course.starts, steps=course.steps)
-    return float(metrics_by_user(log, course.reward)[:, ENGAGEMENT.index(metric)].mean())
+        runs.train(config, report, resume=resume, course=courses.validation)

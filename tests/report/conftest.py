@@ -21,7 +21,8 @@ from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
+from noetik_rllib.progress import PROGRESS_NAME, write_rows
+from noetik_rllib.runs import Run, TrainConfig, save_policy
 from tests.report.explored import Explored, explored_page, hostile_page
 
 #: No sandbox: CI runs as root. The rest keeps Chromium from calling home.
@@ -132,7 +133,7 @@ def write_run(directory: Path, data: Path, **settings: object) -> Run:
     values = {"data": data, "out": directory, "iterations": len(PROGRESS), **settings}
     TrainConfig.parse(values).save(directory)
     save_policy(directory / "policy", networks, data)
-    write_progress(directory, PROGRESS)
+    write_rows(directory / PROGRESS_NAME, PROGRESS)
     evaluation().save(directory)
     return Run.open(directory)
 
