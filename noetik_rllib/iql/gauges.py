@@ -57,9 +57,9 @@ class RunGauges:
         """
         done = row["iteration"]
         values = {name: row[name] for name in GAUGES}
-        values[SECONDS_LEFT] = (iterations - done) * row["seconds"] / done
         for name in METRICS:
             if (told := VALIDATION_PREFIX + name) in row:
                 values[f"validation_{name}"] = row[told]
+        values[SECONDS_LEFT] = (iterations - done) * row["seconds"] / done
         for name, value in values.items():
             self._gauges[name].set(float(value), tags=self._tags)
