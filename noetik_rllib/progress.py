@@ -25,7 +25,7 @@ Row = dict[str, float]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a table.
+    """Read a table; numbers without a point are whole, so that it is written again as it was.
 
     Raises:
         UserError: missing or damaged.
@@ -34,7 +34,8 @@ def read_rows(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8")
         if not text.endswith("\n"):
             raise ValueError("its last line is cut off")
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
+        rows = csv.DictReader(text.splitlines())
+        return [{k: int(v) if v.isdecimal() else float(v) for k, v in row.items()} for row in rows]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 

@@ -13,11 +13,11 @@ from noetik_rllib.progress import VALIDATION_PREFIX, Row
 
 #: Groups of charts, and the columns of ``progress.csv`` that each holds; the rest is "policy".
 _GROUPS = {
-    "progress": r"iteration|gradient_steps|seconds|rows_per_second|data_wait_share",
     "losses": r".*_loss",
+    "progress": r"iteration|gradient_steps|seconds|rows_per_second|data_wait_share",
     "values": r"(q|v|advantage)_(mean|std)",
     "values_by_signal": r"(q|v|advantage)_mean_.+",
-    "gradients": r".*_gradient_norm",
+    "updates": r".*_gradient_norm",
 }
 
 

@@ -173,6 +173,7 @@ def _fit(
     """Let Ray Tune run what is left, and of trials that it has stopped no more than they had."""
     from ray import tune
 
+    from noetik_rllib.sweeps.tensorboard import TrialBoard
     from noetik_rllib.sweeps.trial import run_trial
 
     stops = folder.stops()
@@ -204,6 +205,9 @@ def _fit(
                     stopped=stops,
                     progress=progress,
                     places=[trial_place(trial) for trial in task.trials],
+                ),
+                TrialBoard(
+                    [trial.out for trial in task.trials], draw_parameters(config), config.objectives
                 ),
                 *loggers(config),
             ],
