@@ -90,7 +90,8 @@ def swept(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_sess
         if "iteration 1 of" in doing and kept:
             destroy_rows(data / "train")
 
-    result = run_sweep(sweep_config(data), folder / "sweep", progress)
+    train = TRAIN | {"validation_users": 10}
+    result = run_sweep(sweep_config(data, train=train), folder / "sweep", progress)
     for name, content in kept.items():
         (data / "train" / name).write_bytes(content)
     return Swept(folder / "sweep", result, said)
