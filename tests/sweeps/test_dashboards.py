@@ -75,10 +75,11 @@ def test_tensorboard_shows_runs_and_trials(
             "values",
             "values_by_signal",
         ]
+        page.get_by_role("button", name="Close side pane").click()
         page.get_by_role("combobox", name="Filter tags").fill(f"^({'|'.join(shown)})$")
         for tag, value in shown.items():
             title = page.locator(f'tb-truncated-path[title="{tag}"]')
-            chart = page.locator("scalar-card").filter(has=title)
+            chart = page.locator("metrics-filtered-view scalar-card").filter(has=title)
             expect(chart.locator("line-chart canvas")).to_be_visible()
             rows = chart.locator("tb-data-table-content-row")
             for name in ("first", *trials):
