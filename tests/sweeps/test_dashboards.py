@@ -76,7 +76,9 @@ def test_tensorboard_shows_runs_and_trials(
             "values_by_signal",
         ]
         page.get_by_role("button", name="Close side pane").click()
-        page.get_by_role("combobox", name="Filter tags").fill(f"^({'|'.join(shown)})$")
+        tags = page.get_by_role("combobox", name="Filter tags")
+        tags.fill(f"^({'|'.join(shown)})$")
+        tags.press("Tab")  # what it proposes goes away
         for tag, value in shown.items():
             title = page.locator(f'tb-truncated-path[title="{tag}"]')
             chart = page.locator("metrics-filtered-view scalar-card").filter(has=title)
