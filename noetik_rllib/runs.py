@@ -97,8 +97,8 @@ class TrainConfig(NetworkSizes, IQLSettings):
     snapshots: int = Field(
         default=4, ge=1, description="Policies kept, evenly over the run; validation chooses one."
     )
-    # The users' answers must be learnt first, up to a minute that 'noetik evaluate' then saves:
-    # too long to spend unasked before a first try.
+    # The users' answers must be learnt first: a minute or two, which 'noetik evaluate' then saves,
+    # but too long to spend unasked before a first try.
     validation_users: int = Field(
         default=0,
         ge=0,

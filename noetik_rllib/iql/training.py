@@ -170,7 +170,7 @@ def _course(config: TrainConfig, dataset: OfflineDataset, work: Path) -> Course 
     if not config.validation_users:
         return None
     if not cache_path(work, USER_MODEL).is_file():
-        log.info("Fitting the user model for validation: once per run, a minute at most.")
+        log.info("Fitting the user model for validation, once per run: a minute or two.")
     with undisturbed():
         model = user_model(dataset, work, config.seed)
     return validation_course(dataset, model, users=config.validation_users, seed=config.seed)
