@@ -206,9 +206,7 @@ def _fit(
                     progress=progress,
                     places=[trial_place(trial) for trial in task.trials],
                 ),
-                TrialBoard(
-                    [trial.out for trial in task.trials], draw_parameters(config), config.objectives
-                ),
+                TrialBoard(draw_parameters(config), config.objectives),
                 *loggers(config),
             ],
         ),

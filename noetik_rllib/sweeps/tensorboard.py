@@ -8,7 +8,6 @@ kill at the place where its process began.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -18,7 +17,6 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
 from noetik_rllib.iql.telling import tensorboard_tag
-from noetik_rllib.sweeps.folder import checkpoint_iterations
 from noetik_rllib.sweeps.importance import flat
 from noetik_rllib.sweeps.outcomes import OUTCOMES
 from noetik_rllib.sweeps.trial import FINISHED, ITERATION, SCORE
@@ -31,19 +29,12 @@ class TrialBoard(TBXLoggerCallback):
     """Takes the place of Tune's logger for TensorBoard, which is added where there is none.
 
     Args:
-        trials: the folders of all trials, by number.
-        parameters: what was drawn for each.
+        parameters: what was drawn for every trial, by number.
         objectives: outcomes that stand first in the table.
     """
 
-    def __init__(
-        self,
-        trials: Sequence[Path],
-        parameters: Sequence[dict[str, Any]],
-        objectives: Sequence[str],
-    ) -> None:
+    def __init__(self, parameters: Sequence[dict[str, Any]], objectives: Sequence[str]) -> None:
         super().__init__()
-        self._trials = trials
         drawn = [flat(one) for one in parameters]
         # What all trials have in common tells nothing.
         names = [k for k in drawn[0] if any(one[k] != drawn[0][k] for one in drawn)]
@@ -56,24 +47,16 @@ class TrialBoard(TBXLoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """A process begins with a trial, or goes on with it (Tune's hook)."""
-        number = int(trial.config["trial"])
-        out = self._trials[number]
-        again = None if out.exists() else checkpoint_iterations(out) + 1
-        if trial in self._trial_writer:  # its process died
-            self._trial_writer[trial].close()
-        trial.init_local_path()
-        writer = SummaryWriter(trial.local_path, flush_secs=30, purge_step=again)
-        table = {f"{OUTCOMES_GROUP}/{name}": None for name in self._metrics}
-        for summary in hparams(self._drawn[number], table)[:2]:  # the third says that it has ended
-            writer.file_writer.add_summary(summary)
-        writer.flush()
-        self._trial_writer[trial] = writer
+        self._close(trial)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """A trial reports (Tune's hook)."""
         if ITERATION not in result:  # a failure's message
             return
         step = int(result[ITERATION])
+        if trial not in self._trial_writer:
+            # What a process that was killed told of this iteration and later ones is told again.
+            self._open(trial, None if result.get(FINISHED) else step)
         for name, value in result.items():
             if name in (*AUTO_RESULT_KEYS, SCORE) or isinstance(value, bool):
                 continue
@@ -85,8 +68,21 @@ class TrialBoard(TBXLoggerCallback):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """A trial will not go on (Tune's hook)."""
+        if trial in self._trial_writer:
+            self._trial_writer[trial].file_writer.add_summary(hparams({}, {})[2])
+        self._close(trial)
+
+    def _open(self, trial: Trial, purge_step: int | None) -> None:
+        trial.init_local_path()
+        writer = SummaryWriter(trial.local_path, flush_secs=30, purge_step=purge_step)
+        table = {f"{OUTCOMES_GROUP}/{name}": None for name in self._metrics}
+        drawn = self._drawn[int(trial.config["trial"])]
+        for summary in hparams(drawn, table)[:2]:  # the third says that it has ended
+            writer.file_writer.add_summary(summary)
+        self._trial_writer[trial] = writer
+
+    def _close(self, trial: Trial) -> None:
         if (writer := self._trial_writer.pop(trial, None)) is not None:
-            writer.file_writer.add_summary(hparams({}, {})[2])
             writer.close()
 
 
