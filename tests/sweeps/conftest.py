@@ -22,6 +22,7 @@ TRAIN = {
     "num_heads": 2,
     "num_layers": 1,
     "checkpoint_seconds": 0,
+    "validation_users": 10,
 }
 
 
@@ -90,8 +91,7 @@ def swept(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_sess
         if "iteration 1 of" in doing and kept:
             destroy_rows(data / "train")
 
-    train = TRAIN | {"validation_users": 10}
-    result = run_sweep(sweep_config(data, train=train), folder / "sweep", progress)
+    result = run_sweep(sweep_config(data), folder / "sweep", progress)
     for name, content in kept.items():
         (data / "train" / name).write_bytes(content)
     return Swept(folder / "sweep", result, said)
