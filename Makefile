@@ -15,7 +15,7 @@ test: lint browser ## what every change must pass
 docs-test: $(INSTALLED) ## every command of README.md and docs/, as a newcomer types it
 	$(BIN)/pytest -m docs tests/test_docs.py
 
-slow-test: $(INSTALLED) ## learners and sweeps that are killed and go on, in minutes
+slow-test: $(INSTALLED) browser ## what is killed and goes on, and Ray's dashboard, in minutes
 	$(BIN)/pytest -m slow tests
 
 # By itself: it takes minutes. Where namespaces are refused, it says so and is skipped.
@@ -29,14 +29,14 @@ cluster-test: $(INSTALLED) ## three hosts on this machine, one of which is lost 
 	$(BIN)/pytest -m cluster tests/cluster
 
 # Where root can install it, its absence fails the tests; elsewhere they skip what needs it.
-browser: ## Chromium, which the tests open the report page in
+browser: ## Chromium, which the tests open pages in
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Chromium and a font with apt-get, for the tests of the report page."; \
+		echo "Installing Chromium and a font with apt-get, for the tests of pages."; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
 			--no-install-recommends chromium fonts-dejavu-core >/dev/null; \
 	else \
-		echo "NO CHROMIUM: the tests of the report page in a browser will be skipped." >&2; \
+		echo "NO CHROMIUM: the tests of pages in a browser will be skipped." >&2; \
 	fi
 
 lint: $(INSTALLED)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.io import atomic_directory, remove_stale, write_json
+from noetik_rllib.evaluation.baseline_cache import USER_MODEL, cache_path
+from noetik_rllib.io import atomic_directory, make_directory, remove_stale, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.progress import PROGRESS_NAME, VALIDATION_NAME
 from noetik_rllib.runs import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
     POLICY_NAME,
-    PROGRESS_NAME,
     SNAPSHOTS_NAME,
     UNFINISHED_SUFFIX,
     TrainConfig,
@@ -72,7 +73,7 @@ def claim(config: TrainConfig, *, overwrite: bool, resume: bool) -> Path:
         )
     # What processes that were killed left: files half written, and folders half removed.
     remove_stale(out)
-    for name in (CONFIG_NAME, PROGRESS_NAME, CHECKPOINT_NAME, POLICY_NAME):
+    for name in (CONFIG_NAME, PROGRESS_NAME, VALIDATION_NAME, CHECKPOINT_NAME, POLICY_NAME):
         remove_stale(work / name)
     for iteration in config.snapshot_iterations:
         remove_stale(work / SNAPSHOTS_NAME / str(iteration))
@@ -206,6 +207,10 @@ def _copy_state(run: Path, part: Path) -> None:
     for name in (CONFIG_NAME, _STARTED_ON, LINEAGE_NAME):
         if (run / name).exists():
             shutil.copy2(run / name, part)
+    model = cache_path(run, USER_MODEL)
+    if model.is_file():
+        make_directory(cache_path(part, USER_MODEL).parent)
+        shutil.copy2(model, cache_path(part, USER_MODEL))
     for file in run.glob("events.out.tfevents.*"):
         shutil.copy2(file, part)
     if (run / SNAPSHOTS_NAME).is_dir():

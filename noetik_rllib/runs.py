@@ -1,9 +1,9 @@
 """A training run and its directory: what ``noetik train`` writes, and what the others read.
 
-``config.yaml``, ``progress.csv`` and TensorBoard events, ``checkpoint/`` (RLlib's, to train on) and
-``policy/`` (safetensors and JSON: to evaluate and explain, without Ray and without unpickling),
-``snapshots/`` (the same, of earlier iterations) and ``chosen.json``, which says that validation
-liked one of those better.
+``config.yaml``, ``progress.csv``, ``validation.csv`` and TensorBoard events, ``checkpoint/``
+(RLlib's, to train on) and ``policy/`` (safetensors and JSON: to evaluate and explain, without Ray
+and without unpickling), ``snapshots/`` (the same, of earlier iterations) and ``chosen.json``, which
+says that validation liked one of those better.
 
 While a run trains, it lives in ``OUT.unfinished``, and takes the name ``OUT`` when it is complete:
 see ``run_folder``. Ray is imported only by training: reading a run is quick.
@@ -11,12 +11,11 @@ see ``run_folder``. Ray is imported only by training: reading a run is quick.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -29,10 +28,13 @@ from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.iql.reward import RewardDecomposition
 from noetik_rllib.iql.settings import IQLSettings, explain
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.progress import PROGRESS_NAME, read_rows, read_validations
 from noetik_rllib.state import LAYOUT_VERSION
 
+if TYPE_CHECKING:  # it imports what evaluates
+    from noetik_rllib.evaluation.comparison import Course
+
 CONFIG_NAME = "config.yaml"
-PROGRESS_NAME = "progress.csv"
 CHECKPOINT_NAME = "checkpoint"
 POLICY_NAME = "policy"
 SNAPSHOTS_NAME = "snapshots"
@@ -40,8 +42,6 @@ CHOSEN_NAME = "chosen.json"
 UNFINISHED_SUFFIX = ".unfinished"
 #: Settings that an earlier version had: runs that hold them stay readable.
 _RETIRED_SETTINGS = ("interpretability_events",)
-#: Columns of ``progress.csv`` that tell the time; the others are equal where seed and data are.
-CLOCKS = ("seconds", "rows_per_second", "data_wait_share")
 _WEIGHTS_NAME = "weights.safetensors"
 _POLICY_CONFIG_NAME = "config.json"
 
@@ -96,6 +96,13 @@ class TrainConfig(NetworkSizes, IQLSettings):
     # More would choose among policies that hardly differ.
     snapshots: int = Field(
         default=4, ge=1, description="Policies kept, evenly over the run; validation chooses one."
+    )
+    # The users' answers must be learnt first: a minute or two, which 'noetik evaluate' then saves,
+    # but too long to spend unasked before a first try.
+    validation_users: int = Field(
+        default=0,
+        ge=0,
+        description="Training users whose simulated sessions tell what a kept policy is worth.",
     )
 
     @property
@@ -309,13 +316,17 @@ class Run:
 
     def progress(self) -> list[dict[str, float]]:
         """Return what was measured in each iteration, in order; docs/iql.md explains the names."""
-        rows = read_progress(self.directory)
+        rows = read_rows(self.directory / PROGRESS_NAME)
         if len(rows) != self.config.last_iteration:
             raise UserError(
                 f"{self.directory / PROGRESS_NAME} is damaged: {len(rows)} iterations, expected "
                 f"{self.config.last_iteration}"
             )
         return rows
+
+    def validations(self) -> list[dict[str, float]]:
+        """Return what kept policies were worth in validation; none without ``validation_users``."""
+        return read_validations(self.directory)
 
     def weights_file(self, iteration: int | None = None) -> Path:
         """Return the file with the weights of a policy; arguments as ``networks``."""
@@ -338,49 +349,11 @@ class Run:
         return content
 
 
-def read_progress(directory: Path) -> list[dict[str, float]]:
-    """Read ``directory/progress.csv``.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    path = directory / PROGRESS_NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise ValueError("its last line is cut off")
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-
-
-def write_progress(directory: Path, rows: list[dict[str, float]]) -> None:
-    """Write ``directory/progress.csv``, whole; no file where there are no rows yet."""
-    path = directory / PROGRESS_NAME
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def append_progress(directory: Path, row: dict[str, float]) -> None:
-    """Add a line to ``directory/progress.csv``, so that a running training can be watched."""
-    path = directory / PROGRESS_NAME
-    if not path.exists():
-        write_progress(directory, [row])
-        return
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, fieldnames=list(row)).writerow(row)
-
-
 def iterations_done(directory: Path) -> int:
     """Count the iterations that an unfinished run can be resumed after."""
     if not (directory / CHECKPOINT_NAME).is_dir():
         return 0
-    return len(read_progress(directory / CHECKPOINT_NAME))
+    return len(read_rows(directory / CHECKPOINT_NAME / PROGRESS_NAME))
 
 
 def train(
@@ -390,17 +363,20 @@ def train(
     on_start: Callable[[int], None] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    course: Course | None = None,
 ) -> Run:
     """Train discrete IQL with RLlib, on the Ray cluster that is there or on a local one.
 
     Args:
         config: what to train, and where to write it.
-        on_iteration: called after each iteration with its line of ``progress.csv``. Where it raises
+        on_iteration: called after each iteration with its line of ``progress.csv``, and what its
+            policy is worth as ``validation/NAME`` if it was validated. Where it raises
             KeyboardInterrupt or SystemExit, a checkpoint is written on the way out.
         on_start: called when the training begins, with the number of iterations done before.
         overwrite: replace a run, finished or not, that has this name.
         resume: go on from the last checkpoint of a run with the same settings; the result is the
             same, on a CPU bit for bit, as if it had not been stopped.
+        course: where kept policies are validated; where not given, with ``validation_users``.
 
     Raises:
         UserError: the dataset, the settings or the folder do not allow it, or the training
@@ -414,4 +390,5 @@ def train(
         on_start=on_start or (lambda done: None),
         overwrite=overwrite,
         resume=resume,
+        course=course,
     )

@@ -21,6 +21,7 @@ from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.progress import VALIDATION_PREFIX
 from noetik_rllib.remote import RunStorage, cached_dataset
 from noetik_rllib.run_folder import settings_to_resume
 from noetik_rllib.runs import UNFINISHED_SUFFIX, TrainConfig, iterations_done, unfinished
@@ -140,6 +141,16 @@ def _fetched(storage: str) -> Path:
     return out
 
 
+def validated(row: dict[str, float]) -> str:
+    """Say in a line what a validated policy is worth; ``row`` as ``on_iteration`` has it."""
+    figures = ", ".join(
+        f"{name.removeprefix(VALIDATION_PREFIX).replace('_', ' ')} {value:.3g}"
+        for name, value in row.items()
+        if name.startswith(VALIDATION_PREFIX)
+    )
+    return f"train: validation after iteration {row['iteration']:.0f}: {figures}"
+
+
 class _StopRequest:
     """Ctrl-C or SIGTERM: lets the iteration end, so that nothing is lost; a second acts at once."""
 
@@ -226,6 +237,8 @@ def train(
 
         def show(row: dict[str, float]) -> None:
             done = int(row["iteration"])
+            if f"{VALIDATION_PREFIX}reward" in row:
+                err.print(validated(row), highlight=False, soft_wrap=True)
             doing = (
                 f"iteration {done} of {last_iteration}, {row['rows_per_second']:,.0f} rows/s, "
                 f"Q loss {row['q_loss']:.3f}"
@@ -254,7 +267,9 @@ def train(
             raise
     last = run.progress()[-1]
     if as_json:
-        click.echo(json.dumps({"run": str(run.directory), **last}))
+        validation = run.validations()[-1:]
+        worth = {"validation": validation[0]} if validation else {}
+        click.echo(json.dumps({"run": str(run.directory), **last, **worth}))
         return
     err.print(f"{last['seconds']:.0f} s for {last['gradient_steps']:,.0f} gradient steps")
     figures = ", ".join(f"{name} {last[name]:.4g}" for name in SHOWN)

@@ -17,6 +17,8 @@ from torch import Tensor
 from noetik_rllib.io import atomic_path
 
 FOLDER = "baselines"
+#: Name of the training simulator's user model, which training with validation fits already.
+USER_MODEL = "user_model"
 
 
 class Kept(NamedTuple):

@@ -22,7 +22,7 @@ from noetik_rllib.envs.response_network import ResponseConfig, make_network
 from noetik_rllib.envs.simulator import Simulator
 from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.envs.threads import one_thread
-from noetik_rllib.evaluation.baseline_cache import Kept, kept
+from noetik_rllib.evaluation.baseline_cache import USER_MODEL, Kept, kept
 from noetik_rllib.evaluation.policies import FixedPolicy, ScoringPolicy
 from noetik_rllib.evaluation.sessions import SessionStarts, run_sessions
 from noetik_rllib.iql.retrieval import top_of_chunk
@@ -193,7 +193,7 @@ def user_model(
         note = {"config": model.config.model_dump(), "fitted_on": model.record.model_dump()}
         return Kept(dict(model.network.state_dict()), json.dumps(note))
 
-    tensors, note = kept(run_directory, "user_model", _model_key(dataset, seed), fit)
+    tensors, note = kept(run_directory, USER_MODEL, _model_key(dataset, seed), fit)
     progress(1.0)
     content = json.loads(note)
     network = make_network(ResponseConfig.model_validate(content["config"]))

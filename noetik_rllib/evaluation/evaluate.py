@@ -171,7 +171,8 @@ class _Task:
         validation, more = None, []
         if choose or baselines:
             with stages("user model of training") as update:
-                model = user_model(dataset, run.directory, seed, update)
+                # The run's own seed, as in training, which may have fitted it already.
+                model = user_model(dataset, run.directory, run.config.seed, update)
             if choose:
                 with stages("choosing a policy on validation") as update:
                     validation = choose_snapshot(run, dataset, model, progress=update)

@@ -92,6 +92,19 @@ class SessionLog:
         return np.asarray(self.by_seed().mean(axis=1))
 
 
+def check_catalogue(num_videos: int, steps: int) -> None:
+    """Refuse sessions that would have to show a video twice.
+
+    Raises:
+        UserError: the catalogue has fewer videos than a session has steps.
+    """
+    if num_videos < steps:
+        raise UserError(
+            f"the catalogue has {num_videos} videos: a session of {steps} steps that shows none "
+            f"twice needs at least {steps}"
+        )
+
+
 def run_sessions(
     policy: Policy,
     simulator: Simulator,
@@ -115,12 +128,7 @@ def run_sessions(
     Raises:
         UserError: the catalogue has fewer videos than a session has steps.
     """
-    num_videos = simulator.num_videos
-    if num_videos < steps:
-        raise UserError(
-            f"the catalogue has {num_videos} videos: a session of {steps} steps that shows none "
-            f"twice needs at least {steps}"
-        )
+    check_catalogue(simulator.num_videos, steps)
     progress = progress or (lambda share: None)
     count = len(starts.user_id)
     states = starts.states.copy()

@@ -108,6 +108,10 @@ class DiscreteIQLTorchLearner(TorchLearner):
 
     config: DiscreteIQLConfig
 
+    def __repr__(self) -> str:
+        # Ray's dashboard shows it: RLlib wraps the class in one whose name says nothing.
+        return "DiscreteIQL learner"
+
     def build(self) -> None:
         """Build module and optimizers (RLlib), then the target network.
 

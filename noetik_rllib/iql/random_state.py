@@ -6,6 +6,8 @@ The global ones: an RLModule's dropout and sampling draw from them.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,13 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(torch.tensor(state["torch"]))
     for device in range(min(len(state["cuda"]), torch.cuda.device_count())):
         torch.cuda.set_rng_state(torch.tensor(state["cuda"][device]), device)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave every generator as it was, whatever is drawn in this block."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)

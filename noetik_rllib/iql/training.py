@@ -15,23 +15,37 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
-from tensorboardX import SummaryWriter
 
 from noetik_rllib import runs
 from noetik_rllib.cluster import Cluster, connected_ray
 from noetik_rllib.errors import UserError
+from noetik_rllib.evaluation.baseline_cache import USER_MODEL, cache_path
+from noetik_rllib.evaluation.baselines import user_model
+from noetik_rllib.evaluation.comparison import Course
+from noetik_rllib.evaluation.policies import ActorPolicy
+from noetik_rllib.evaluation.validation import validate, validation_course
 from noetik_rllib.io import atomic_directory, replace_directory
 from noetik_rllib.iql.algorithm import DiscreteIQL
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.data import reward_decomposition
-from noetik_rllib.iql.gauges import RunGauges
 from noetik_rllib.iql.learner import DATA_WAIT, GRADIENT_STEPS, statistics
 from noetik_rllib.iql.learner_group import LearnerLostError, learner_resources, log
 from noetik_rllib.iql.network_config import NetworkSizes
 from noetik_rllib.iql.networks import IQLNetworks
+from noetik_rllib.iql.random_state import undisturbed
 from noetik_rllib.iql.settings import IQLSettings
+from noetik_rllib.iql.telling import Telling
 from noetik_rllib.iql.transformer_rl_module import network_config
 from noetik_rllib.offline.dataset import OfflineDataset
+from noetik_rllib.progress import (
+    PROGRESS_NAME,
+    VALIDATION_NAME,
+    VALIDATION_PREFIX,
+    Progress,
+    Row,
+    append_row,
+    write_rows,
+)
 from noetik_rllib.remote import RunStorage, copy_dataset
 from noetik_rllib.run_folder import check_dataset, claim
 from noetik_rllib.runs import (
@@ -45,7 +59,7 @@ from noetik_rllib.runs import (
     unfinished,
 )
 
-OnIteration = Callable[[dict[str, float]], None]
+OnIteration = Callable[[Row], None]
 OnStart = Callable[[int], None]
 
 
@@ -82,6 +96,7 @@ def train(
     on_start: OnStart,
     overwrite: bool,
     resume: bool,
+    course: Course | None,
 ) -> Run:
     """Train a run; see ``noetik_rllib.runs.train``."""
     # Before Ray starts: a wrong path or reward fails at once.
@@ -104,7 +119,8 @@ def train(
         gpus = config.gpus_per_learner * max(1, config.num_learners)
         with connected_ray(cpus=cpus, gpus=gpus):
             _check_room(config)
-            _train_through_losses(config, work, storage, on_iteration, on_start)
+            course = course or _course(config, dataset, work)
+            _train_through_losses(config, work, storage, on_iteration, on_start, course)
         if storage is not None:
             storage.finish(work)
         replace_directory(work, config.out)
@@ -146,12 +162,27 @@ def _check_room(config: TrainConfig) -> None:
     )
 
 
+def _course(config: TrainConfig, dataset: OfflineDataset, work: Path) -> Course | None:
+    """Prepare the validation of kept policies, if it is asked for.
+
+    The user model is kept in the run, where ``noetik evaluate`` finds it.
+    """
+    if not config.validation_users:
+        return None
+    if not cache_path(work, USER_MODEL).is_file():
+        log.info("Fitting the user model for validation, once per run: a minute or two.")
+    with undisturbed():
+        model = user_model(dataset, work, config.seed)
+    return validation_course(dataset, model, users=config.validation_users, seed=config.seed)
+
+
 def _train_through_losses(
     config: TrainConfig,
     work: Path,
     storage: RunStorage | None,
     on_iteration: OnIteration,
     on_start: OnStart,
+    course: Course | None,
 ) -> None:
     """Train to the end, from the last checkpoint again wherever a learner or its host is lost.
 
@@ -161,7 +192,7 @@ def _train_through_losses(
     failures, kept = 0, iterations_done(work)
     while True:
         try:
-            _train(config, work, storage, on_iteration, on_start)
+            _train(config, work, storage, on_iteration, on_start, course)
             return
         except LearnerLostError as error:
             reason = str(error)  # the error itself would hold the dead learners' handles
@@ -188,26 +219,29 @@ def _train(
     storage: RunStorage | None,
     on_iteration: OnIteration,
     on_start: OnStart,
+    course: Course | None,
 ) -> None:
     """Take the remaining iterations, and leave everything of a finished run in ``work``."""
     checkpoint = (work / CHECKPOINT_NAME).resolve()
     if checkpoint.is_dir():
-        rows = runs.read_progress(checkpoint)
+        progress = Progress.read(checkpoint)
         algorithm = _restored(checkpoint, config)
     else:
-        rows = []
+        progress = Progress()
         algorithm = algorithm_config(config).build_algo()
-    runs.write_progress(work, rows)
+    rows = progress.iterations
+    progress.write(work)
 
     def save() -> None:
-        _save_checkpoint(algorithm, checkpoint, rows)
+        _save_checkpoint(algorithm, checkpoint, progress)
         if storage is not None:
             storage.keep(work, len(rows))
 
     try:
         on_start(len(rows))
-        gauges = RunGauges(config.out.name)
-        with SummaryWriter(str(work), purge_step=len(rows) + 1) as tensorboard:
+        with Telling(
+            config.out.name, work, done=len(rows), iterations=config.last_iteration
+        ) as telling:
             before = rows[-1]["seconds"] if rows else 0.0
             start = saved = time.monotonic()
             while len(rows) < config.last_iteration:
@@ -221,24 +255,22 @@ def _train(
                     "data_wait_share": round(float(learnt[DATA_WAIT]) / (now - begun), 4),
                 }
                 rows.append({"iteration": len(rows) + 1, **clocks, **_learnt(learnt)})
-                runs.append_progress(work, rows[-1])
-                for name, value in rows[-1].items():
-                    tensorboard.add_scalar(name, value, len(rows))
-                gauges.show(rows[-1], config.last_iteration)
+                append_row(work / PROGRESS_NAME, rows[-1])
+                told = dict(rows[-1])
+                if len(rows) in config.snapshot_iterations:
+                    told |= _keep_policy(algorithm, work, config, progress, course)
+                telling.tell(told)
                 due = now - saved >= config.checkpoint_seconds or len(rows) == config.last_iteration
-                if len(rows) in config.snapshot_iterations[:-1]:
-                    folder = work / SNAPSHOTS_NAME / str(len(rows))
-                    _save_policy(algorithm, folder, work, config)
                 if due:
                     save()
                     saved = now
                 try:
-                    on_iteration(rows[-1])
+                    on_iteration(told)
                 except (KeyboardInterrupt, SystemExit):
                     if not due:
                         save()
                     raise
-        _save_policy(algorithm, work / POLICY_NAME, work, config)
+        _save_policy(_networks(algorithm), work / POLICY_NAME, work, config)
     finally:
         algorithm.stop()
         if storage is not None:
@@ -246,6 +278,31 @@ def _train(
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
         with suppress(OSError):
             Path(algorithm.logdir).rmdir()
+
+
+def _keep_policy(
+    algorithm: DiscreteIQL,
+    work: Path,
+    config: TrainConfig,
+    progress: Progress,
+    course: Course | None,
+) -> Row:
+    """Keep the policy as it is now, and validate it; what is learnt later does not depend on it.
+
+    Returns:
+        What ``on_iteration`` is told of it.
+    """
+    done = len(progress.iterations)
+    networks = _networks(algorithm)
+    if done < config.last_iteration:  # the last one is kept when the training is over
+        _save_policy(networks, work / SNAPSHOTS_NAME / str(done), work, config)
+    if course is None:
+        return {}
+    with undisturbed():
+        found = validate(ActorPolicy.of(networks), course)
+    progress.validations.append({"iteration": done, **found})
+    write_rows(work / VALIDATION_NAME, progress.validations)
+    return {VALIDATION_PREFIX + name: value for name, value in found.items()}
 
 
 def _restored(checkpoint: Path, config: TrainConfig) -> DiscreteIQL:
@@ -273,7 +330,7 @@ def _rows_of_an_iteration(config: TrainConfig) -> int:
     return config.steps_per_iteration * config.batch_size * max(1, config.num_learners)
 
 
-def _learnt(learnt: dict[str, Any]) -> dict[str, float]:
+def _learnt(learnt: dict[str, Any]) -> Row:
     """Return the learner's part of a line of ``progress.csv``."""
     return {
         GRADIENT_STEPS: int(learnt[GRADIENT_STEPS]),
@@ -281,17 +338,18 @@ def _learnt(learnt: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _save_checkpoint(algorithm: DiscreteIQL, path: Path, rows: list[dict[str, float]]) -> None:
+def _save_checkpoint(algorithm: DiscreteIQL, path: Path, progress: Progress) -> None:
     """Write RLlib's checkpoint, with the progress up to it, in place of the last one."""
     with atomic_directory(path) as part:
         algorithm.save_to_path(str(part))
-        runs.write_progress(part, rows)
+        progress.write(part)
 
 
-def _save_policy(algorithm: DiscreteIQL, folder: Path, work: Path, config: TrainConfig) -> None:
-    """Write the networks, without the target, to ``folder`` in a form without pickles."""
+def _networks(algorithm: DiscreteIQL) -> IQLNetworks:
+    """Return a copy of the networks as they are now, without the target, on the CPU."""
     reward = reward_decomposition(algorithm.config)
-    networks = IQLNetworks(network_config(algorithm.config.model_config), reward=reward)
+    with undisturbed():  # networks begin with random weights
+        networks = IQLNetworks(network_config(algorithm.config.model_config), reward=reward)
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     networks.load_state_dict(
         {
@@ -300,5 +358,10 @@ def _save_policy(algorithm: DiscreteIQL, folder: Path, work: Path, config: Train
             if not name.startswith("target_q.")
         }
     )
+    return networks
+
+
+def _save_policy(networks: IQLNetworks, folder: Path, work: Path, config: TrainConfig) -> None:
+    """Write the networks to ``folder`` in a form without pickles."""
     check_dataset(work, config.data)
     runs.save_policy(folder, networks, config.data)

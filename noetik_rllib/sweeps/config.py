@@ -25,9 +25,9 @@ _PROCESSES = ("num_learners", "gpus_per_learner")
 class Asha(Strict):
     """Stops trials that lag behind: asynchronous successive halving (Li et al. 2020).
 
-    A trial's policies are scored as it trains, those that the run keeps (``snapshots``), in
-    sessions with training users. One that is not among the best 1 / ``reduction_factor`` of those
-    that came as far before it is stopped.
+    A trial's policies are validated as it trains, those that the run keeps (``snapshots``), in
+    sessions with ``validation_users`` training users. One that is not among the best
+    1 / ``reduction_factor`` of those that came as far before it is stopped.
 
     Attributes:
         metric: what is compared: the default reward or a signal; of ``hate``, less is better.
@@ -109,6 +109,8 @@ class SweepConfig(Strict):
             raise ValueError("nothing is searched: give 'reward' or 'search'")
         if isinstance(self.scheduler, Pbt):
             check_search(self)
+        if self.scheduler and self.train.get("validation_users") == 0:
+            raise ValueError("scheduler: it goes by validation, so validation_users cannot be 0")
         for name in self.reference:
             if name not in self.objectives:
                 raise ValueError(

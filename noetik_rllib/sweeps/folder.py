@@ -39,6 +39,9 @@ OUTCOMES_NAME = "outcomes.json"
 STARTED_ON_NAME = "started_on.json"
 JOURNAL_NAME = "journal.jsonl"
 USER_MODELS_NAME = "user_models"
+#: Training users who validate the policies that a scheduler compares: enough to tell which trials
+#: lag behind.
+_SCORE_USERS = 200
 #: How long a trial waits for the process that had it before: Ray ends workers whose driver died
 #: within seconds. Those of a machine that was cut off end with that machine's raylet, which took 50
 #: to 150 s in the cluster test to find out, and may take 7 minutes (gRPC's keepalive in Ray 2.60).
@@ -244,6 +247,8 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
     """
     folder = path.resolve() / "trials"
     uri = config.uri
+    # A scheduler goes by validation.
+    validated = {"validation_users": _SCORE_USERS} if config.scheduler else {}
     return [
         TrainConfig.parse(
             {
@@ -253,6 +258,7 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
                 "storage": uri and below(uri, f"trials/{number:04d}"),
                 "seed": config.seed,
                 "gpus_per_learner": config.gpus_per_trial,
+                **validated,
                 **config.train,
                 **drawn,
             }

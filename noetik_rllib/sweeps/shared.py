@@ -18,8 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.envs.response_fit import fit_response_model
 from noetik_rllib.envs.response_model import MODEL_NAME, ResponseModel
-from noetik_rllib.envs.simulator import Simulator
-from noetik_rllib.envs.starts import load_starts
 from noetik_rllib.evaluation.comparison import (
     DEFAULT_SEEDS,
     Course,
@@ -27,16 +25,13 @@ from noetik_rllib.evaluation.comparison import (
     held_out_starts,
     judged_course,
 )
-from noetik_rllib.evaluation.sessions import SessionStarts
+from noetik_rllib.evaluation.validation import validation_course
 from noetik_rllib.interpret.baseline import Baseline
 from noetik_rllib.iql.data import dataset_spaces
 from noetik_rllib.iql.decoded_rows import DecodedRows
 from noetik_rllib.iql.row_files import RowFile, RowFormat, open_files
 from noetik_rllib.offline.dataset import OfflineDataset
 
-#: Sessions that a trial's policies are scored in while it trains: enough to tell which lag behind.
-_SCORE_USERS = 200
-_SCORE_SEEDS = 2
 #: Share of a machine's object store that the rows may take: trials' results need little more.
 _STORE_SHARE = 0.8
 
@@ -47,12 +42,12 @@ class Courses:
 
     Attributes:
         judged: where they are judged at their end.
-        score: where they are scored on their way, if some may be stopped.
+        validation: where they are validated on their way, if they are.
         baseline: from which recommendations are explained; it is made of training rows.
     """
 
     judged: JudgedCourse
-    score: Course | None
+    validation: Course | None
     baseline: Baseline
 
 
@@ -61,7 +56,7 @@ def prepare_courses(
     folder: Path,
     *,
     users: int,
-    score: bool,
+    validation_users: int,
     seed: int,
     progress: Callable[[str], None],
 ) -> Courses:
@@ -71,7 +66,8 @@ def prepare_courses(
         dataset: of the sweep.
         folder: where the models are kept.
         users: the most users who judge.
-        score: whether policies are scored on the way as well.
+        validation_users: training users whose sessions tell on the way what policies are worth; 0
+            where nobody asks.
         seed: of models, users and sessions.
         progress: called with what is being done.
 
@@ -91,25 +87,11 @@ def prepare_courses(
     starts = held_out_starts(dataset, users, DEFAULT_SEEDS, seed)
     judged = judged_course(dataset, model("judge"), starts)
     baseline = Baseline.from_dataset(dataset)
-    if not score:
-        return Courses(judged, None, baseline)
-    # Training users, as in validation: who judges in the end must not decide who gets there.
-    trained_on = dataset.users.user_id[~dataset.users.held_out]
-    return Courses(
-        judged,
-        Course(
-            simulator=Simulator.for_dataset(dataset, model("train")),
-            starts=SessionStarts.draw(
-                load_starts(dataset, "train", trained_on),
-                _SCORE_USERS,
-                range(seed, seed + _SCORE_SEEDS),
-            ),
-            steps=dataset.manifest.episode_steps,
-            reward=dataset.manifest.reward,
-            tags=dataset.catalog.tags,
-        ),
-        baseline,
-    )
+    validation = None
+    if validation_users:
+        # Not who judges in the end: they must not decide which trial gets there.
+        validation = validation_course(dataset, model("train"), users=validation_users, seed=seed)
+    return Courses(judged, validation, baseline)
 
 
 def share_rows(dataset: OfflineDataset) -> Any:

@@ -121,7 +121,7 @@ def _run(
         dataset,
         folder.path / USER_MODELS_NAME,
         users=config.evaluation_users,
-        score=config.scheduler is not None,
+        validation_users=max(trial.validation_users for trial in trials),
         seed=config.seed,
         progress=lambda doing: progress(doing, 0.0),
     )
@@ -165,6 +165,7 @@ def _fit(
     """Let Ray Tune run a pass."""
     from ray import tune
 
+    from noetik_rllib.sweeps.tensorboard import TrialBoard
     from noetik_rllib.sweeps.trial import run_trial
 
     tune.Tuner(
@@ -198,6 +199,7 @@ def _fit(
                     progress=progress,
                     places=[trial_place(trial) for trial in one.trials],
                 ),
+                TrialBoard(draw_parameters(config), config.objectives),
                 *loggers(config),
             ],
         ),

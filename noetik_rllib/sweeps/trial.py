@@ -16,16 +16,16 @@ from ray.tune.result import DONE, TRAINING_ITERATION
 
 from noetik_rllib import runs
 from noetik_rllib.errors import UserError
-from noetik_rllib.evaluation.comparison import Course, metrics_by_user
 from noetik_rllib.evaluation.policies import ActorPolicy
-from noetik_rllib.evaluation.sessions import run_sessions
+from noetik_rllib.evaluation.validation import validate
 from noetik_rllib.interpret.measure import DEFAULT_DECISIONS
 from noetik_rllib.iql.decoded_rows import DecodedRows, holding
+from noetik_rllib.progress import VALIDATION_PREFIX
 from noetik_rllib.remote import TransferError
 from noetik_rllib.run_folder import is_run, settings_to_resume
 from noetik_rllib.runs import Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.folder import Outcome
-from noetik_rllib.sweeps.outcomes import ENGAGEMENT, measure
+from noetik_rllib.sweeps.outcomes import measure
 from noetik_rllib.sweeps.shared import Courses
 from noetik_rllib.sweeps.trial_place import TrialPlace, trial_place
 
@@ -97,10 +97,10 @@ def _run(config: TrainConfig, task: Task, place: TrialPlace) -> dict[str, float]
             _train(config, task, courses, place)
         run = Run.open(config.out)
         if not task.judged:
-            assert courses.score is not None
+            assert courses.validation is not None
             assert task.metric is not None
-            policy = ActorPolicy.of(run.networks())
-            return {SCORE: score(policy, courses.score, task.metric), COME_AS_FAR: True}
+            worth = validate(ActorPolicy.of(run.networks()), courses.validation)
+            return {SCORE: worth[task.metric], COME_AS_FAR: True}
         outcome = _judge(run, courses)
         place.keep(outcome)
     means = {name: value.mean for name, value in outcome.outcomes.items()}
@@ -142,19 +142,13 @@ def _train(config: TrainConfig, task: Task, courses: Courses, place: TrialPlace)
         place.check()
         done = int(row["iteration"])
         known = {name: value for name, value in row.items() if math.isfinite(value)}
+        score = row.get(f"{VALIDATION_PREFIX}{metric}")
         # The last policy is judged, not scored: a scheduler that stopped it now would save nothing.
-        if courses.score and metric and done in config.snapshot_iterations[:-1]:
-            policy = Run(unfinished(config.out), config).networks(done)
-            known[SCORE] = score(ActorPolicy.of(policy), courses.score, metric)
+        if score is not None and done < config.last_iteration:
+            known[SCORE] = score
         tune.report({**known, ITERATION: done})
 
     rows: DecodedRows | None = None if task.rows is None else ray.get(task.rows)
     with nullcontext() if rows is None else holding(rows):
         # What it has come to in an earlier generation is there until this one is whole.
-        runs.train(config, report, resume=resume, overwrite=resume)
-
-
-def score(policy: ActorPolicy, course: Course, metric: str) -> float:
-    """Mean of a metric per recommended video, over the users of a course."""
-    log = run_sessions(policy, course.simulator, course.starts, steps=course.steps)
-    return float(metrics_by_user(log, course.reward)[:, ENGAGEMENT.index(metric)].mean())
+        runs.train(config, report, resume=resume, overwrite=resume, course=courses.validation)

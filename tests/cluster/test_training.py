@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from noetik_rllib.runs import CLOCKS
+from noetik_rllib.progress import CLOCKS
 from tests.cluster.ray_cluster import CLIENT, CLIENT_SETTINGS, HEAD, RayCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

@@ -25,7 +25,8 @@ from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.manifest import Normaliser
 from noetik_rllib.offline.writer import prepare
-from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
+from noetik_rllib.progress import PROGRESS_NAME, write_rows
+from noetik_rllib.runs import Run, TrainConfig, save_policy
 from noetik_rllib.state import CONTEXT_NAMES
 
 FEATURES = [
@@ -191,7 +192,7 @@ def named_run(folder: Path, *, repeats: bool) -> Run:
     run.mkdir()
     TrainConfig(data=dataset.directory, out=run, iterations=1).save(run)
     save_policy(run / "policy", networks, dataset.directory)
-    write_progress(run, [{"iteration": 1.0, "gradient_steps": 1.0, "seconds": 1.0}])
+    write_rows(run / PROGRESS_NAME, [{"iteration": 1.0, "gradient_steps": 1.0, "seconds": 1.0}])
     return Run.open(run)
 
 

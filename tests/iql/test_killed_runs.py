@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from noetik_rllib.runs import CLOCKS, Run, TrainConfig, iterations_done, train, unfinished
+from noetik_rllib.progress import CLOCKS
+from noetik_rllib.runs import Run, TrainConfig, iterations_done, train, unfinished
 
 #: How many kills fall in which functions; "" is the training between them.
 FIRST = {"claim": 2}

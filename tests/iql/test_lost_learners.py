@@ -14,7 +14,8 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from noetik_rllib.errors import UserError
 from noetik_rllib.iql.config import DiscreteIQLConfig
 from noetik_rllib.iql.learner_group import LearnerLostError
-from noetik_rllib.runs import CLOCKS, TrainConfig, train
+from noetik_rllib.progress import CLOCKS
+from noetik_rllib.runs import TrainConfig, train
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

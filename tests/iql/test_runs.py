@@ -18,8 +18,9 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.offline.prepare_config import PrepareConfig
 from noetik_rllib.offline.writer import prepare
+from noetik_rllib.progress import CLOCKS
 from noetik_rllib.run_folder import settings_to_resume
-from noetik_rllib.runs import CLOCKS, Run, TrainConfig, train, unfinished
+from noetik_rllib.runs import Run, TrainConfig, train, unfinished
 
 
 def config(data: Path, out: Path, **changes: Any) -> TrainConfig:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 from noetik_rllib.data.signals import SIGNALS, RewardWeights
 from noetik_rllib.envs.response_model import FitRecord
@@ -21,19 +19,10 @@ from noetik_rllib.interpret.facts import Explanation
 from noetik_rllib.iql.network_config import NetworkConfig
 from noetik_rllib.iql.networks import IQLNetworks
 from noetik_rllib.offline.dataset import OfflineDataset
-from noetik_rllib.runs import Run, TrainConfig, save_policy, write_progress
+from noetik_rllib.progress import PROGRESS_NAME, write_rows
+from noetik_rllib.runs import Run, TrainConfig, save_policy
+from tests.browser import chromium
 from tests.report.explored import Explored, explored_page, hostile_page
-
-#: No sandbox: CI runs as root. The rest keeps Chromium from calling home.
-CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 PROGRESS = [
     {
@@ -132,7 +121,7 @@ def write_run(directory: Path, data: Path, **settings: object) -> Run:
     values = {"data": data, "out": directory, "iterations": len(PROGRESS), **settings}
     TrainConfig.parse(values).save(directory)
     save_policy(directory / "policy", networks, data)
-    write_progress(directory, PROGRESS)
+    write_rows(directory / PROGRESS_NAME, PROGRESS)
     evaluation().save(directory)
     return Run.open(directory)
 
@@ -166,16 +155,8 @@ def explanations(tiny_dataset: Path) -> list[Explanation]:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """One headless Chromium for every test that opens a page."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        pytest.fail("there is no Chromium, and it can be installed: run 'make browser'")
-    if path is None:
-        pytest.skip("THE REPORT PAGE WAS NOT TESTED IN A BROWSER: there is no Chromium here")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import METRICS_NAME, EvaluationResult
 from noetik_rllib.interpret.explanation import default_users
 from noetik_rllib.interpret.facts import Explanation
+from noetik_rllib.progress import PROGRESS_NAME, write_rows
 from noetik_rllib.report.html import REPORT_NAME
 from noetik_rllib.report.page import write_report
-from noetik_rllib.runs import PROGRESS_NAME, Run, write_progress
+from noetik_rllib.runs import Run
 from tests.report.conftest import PROGRESS
 
 #: Elements without an end tag.
@@ -254,7 +255,9 @@ def test_the_same_run_gives_the_same_page(run: Run, explanations: list[Explanati
 def test_a_short_or_diverged_training_is_still_shown(make_run: Callable[..., Run]) -> None:
     """Otherwise the run that most needs a look has no page."""
     run = make_run(iterations=1)
-    write_progress(run.directory, [{**PROGRESS[0], "q_loss": math.inf, "v_loss": math.nan}])
+    write_rows(
+        run.directory / PROGRESS_NAME, [{**PROGRESS[0], "q_loss": math.inf, "v_loss": math.nan}]
+    )
     _, page = page_of(run, [])
     assert "Q goes from inf to inf and V goes from nan to nan" in page.text
 

@@ -22,6 +22,7 @@ TRAIN = {
     "num_heads": 2,
     "num_layers": 1,
     "checkpoint_seconds": 0,
+    "validation_users": 10,
 }
 
 

@@ -48,6 +48,10 @@ BAD = {
         {"scheduler": {"type": "asha", "metric": "diversity"}},
         "unknown metric 'diversity'",
     ),
+    "scheduler without validation": (
+        {"scheduler": {"type": "asha"}, "train": {"validation_users": 0}},
+        "scheduler: it goes by validation, so validation_users cannot be 0",
+    ),
     "halving by one": (
         {"scheduler": {"type": "asha", "reduction_factor": 1}},
         "reduction_factor.*greater than 1",

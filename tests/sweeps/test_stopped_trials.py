@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from noetik_rllib.evaluation.result import METRICS
 from noetik_rllib.interpret.explanation import default_users
 from noetik_rllib.runs import Run, train
 from noetik_rllib.sweeps.folder import SweepFolder
@@ -38,6 +39,19 @@ def test_one_that_lags_behind_is_stopped(halved: Swept) -> None:
     shares = [share for _, share in halved.said]
     assert shares == sorted(shares)
     assert halved.said[-1][0].startswith("4 of 4 trials done")
+
+
+def test_tune_is_told_the_whole_vector(halved: Swept) -> None:
+    """Fails if loggers hear of the one metric alone that decides who is stopped."""
+    scored = 0
+    for trial in halved.result.trials:
+        lines = (halved.folder / "tune" / trial.name / "result.json").read_text().splitlines()
+        for told in map(json.loads, lines):
+            if "score" in told:
+                scored += 1
+                assert all(f"validation/{name}" in told for name in METRICS)
+                assert told["score"] == told["validation/reward"]
+    assert scored >= len(halved.result.trials) - len(stopped_trials(halved))
 
 
 def test_a_stopped_trial_is_judged(halved: Swept) -> None:

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from noetik_rllib.cli.main import cli
 from noetik_rllib.errors import UserError
 from noetik_rllib.places import below
+from noetik_rllib.progress import CLOCKS
 from noetik_rllib.remote import Folder, RunStorage
-from noetik_rllib.runs import CLOCKS, UNFINISHED_SUFFIX, Run, TrainConfig, unfinished
+from noetik_rllib.runs import UNFINISHED_SUFFIX, Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.folder import Event, SweepFolder, lock_of, read_outcome
 from noetik_rllib.sweeps.results import SweepResult
