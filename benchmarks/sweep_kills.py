@@ -104,7 +104,7 @@ class Disturbed:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     file.seek(0)
-                    process, _, host = file.read().partition(" of ")
+                    process, _, host = file.readline().strip().partition(" of ")
                     if host in hosts:
                         found.append((host, process))
         return found

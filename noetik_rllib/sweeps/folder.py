@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.result import Interval
-from noetik_rllib.io import atomic_directory, make_directory, write_json
+from noetik_rllib.io import atomic_directory, write_json
 from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.places import Place, below
 from noetik_rllib.remote import cached_dataset, dataset_copy
@@ -42,10 +40,6 @@ USER_MODELS_NAME = "user_models"
 #: Training users who validate the policies that a scheduler compares: enough to tell which trials
 #: lag behind.
 _SCORE_USERS = 200
-#: How long a trial waits for the process that had it before: Ray ends workers whose driver died
-#: within seconds. Those of a machine that was cut off end with that machine's raylet, which took 50
-#: to 150 s in the cluster test to find out, and may take 7 minutes (gRPC's keepalive in Ray 2.60).
-_LOCK_SECONDS = 600.0
 
 
 class Outcome(BaseModel):
@@ -300,33 +294,3 @@ def kept_iterations(out: Path) -> int:
     if is_run(out) and not unfinished(out).exists():
         return TrainConfig.load(out).last_iteration
     return iterations_done(unfinished(out))
-
-
-def lock_of(out: Path) -> Path:
-    """The file that the process which trains the trial ``out`` holds, with its id in it."""
-    return out.with_name(f".{out.name}.lock")
-
-
-@contextmanager
-def only_process(out: Path) -> Iterator[None]:
-    """Be the only process that trains the trial ``out``; the one before may still be ending.
-
-    Raises:
-        UserError: it does not end.
-    """
-    make_directory(out.parent)
-    with lock_of(out).open("a+") as file:
-        until = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    file.seek(0)
-                    raise UserError(f"{out}: process {file.read()} trains this trial") from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"{os.getpid()} of {socket.gethostname()}")
-        file.flush()
-        yield

@@ -25,10 +25,10 @@ from noetik_rllib.sweeps.folder import (
     OUTCOMES_NAME,
     Outcome,
     kept_iterations,
-    only_process,
     parse_outcome,
     read_outcome,
 )
+from noetik_rllib.sweeps.trial_lock import TrialLock, only_process
 
 
 class TrialPlace:
@@ -40,6 +40,7 @@ class TrialPlace:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self._lock: TrialLock | None = None
 
     def outcome(self) -> Outcome | None:
         """Return what the trial came to; None where it is not finished."""
@@ -62,7 +63,7 @@ class TrialPlace:
                 f"{self.config.out.parent} is not on {ray.util.get_node_ip_address()}: on several "
                 "hosts, 'storage' must be a disk that all of them share, or a URI"
             )
-        with only_process(self.config.out):
+        with only_process(self.config.out) as self._lock:
             yield
 
     def bring(self) -> None:
@@ -78,11 +79,14 @@ class TrialPlace:
         """Refuse to go on with a trial that another process has taken over.
 
         Raises:
-            UserError: one has; on a shared disk it cannot.
+            UserError: one has, as this host was cut off.
         """
+        if self._lock is not None and not self._lock.ours():
+            raise UserError(f"{self.config.out}: another process has taken this trial over")
 
     def keep(self, outcome: Outcome) -> None:
         """Write down what the trial came to: it is finished."""
+        self.check()
         write_json(self.config.out / OUTCOMES_NAME, outcome.model_dump(mode="json"))
 
     def fetch(self, progress: Callable[[str], None]) -> None:
@@ -118,7 +122,7 @@ class TrialAtUri(TrialPlace):
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Be the only process of this host, and the last one of all, that has the trial."""
-        with only_process(self.config.out):
+        with only_process(self.config.out) as self._lock:
             self.claim.take()
             yield
 
@@ -148,6 +152,7 @@ class TrialAtUri(TrialPlace):
         Raises:
             UserError: one has: this host was cut off for a while, or its driver was.
         """
+        super().check()
         if not self.claim.ours():
             raise UserError(f"{self.storage.folder.uri}: another process has taken this trial over")
 

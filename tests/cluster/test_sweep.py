@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noetik_rllib.sweeps.folder import SweepFolder, kept_iterations, lock_of
+from noetik_rllib.sweeps.folder import SweepFolder, kept_iterations
 from noetik_rllib.sweeps.results import SweepResult
+from noetik_rllib.sweeps.trial_lock import lock_of
 from tests.cluster.ray_cluster import CLIENT, HEAD, WORKERS, RayCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -92,7 +93,7 @@ class Disturbed:
 
     def last_host(self, number: int) -> str:
         """Return the host on which a trial trains, or trained last."""
-        return lock_of(self.trial(number)).read_text().rpartition(" ")[2]
+        return lock_of(self.trial(number)).read_text().splitlines()[0].rpartition(" ")[2]
 
     @property
     def log(self) -> Path:

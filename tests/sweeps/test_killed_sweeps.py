@@ -16,8 +16,9 @@ import pytest
 from noetik_rllib.errors import UserError
 from noetik_rllib.runs import Run
 from noetik_rllib.sweeps.config import SweepConfig
-from noetik_rllib.sweeps.folder import SweepFolder, lock_of, trial_configs
+from noetik_rllib.sweeps.folder import SweepFolder, trial_configs
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
+from noetik_rllib.sweeps.trial_lock import lock_of
 from tests.sweeps.conftest import Swept, halving_config, population_config, sweep_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -23,10 +23,11 @@ from noetik_rllib.progress import CLOCKS
 from noetik_rllib.remote import Folder, RunStorage
 from noetik_rllib.runs import UNFINISHED_SUFFIX, Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
-from noetik_rllib.sweeps.folder import Event, SweepFolder, lock_of, read_outcome
+from noetik_rllib.sweeps.folder import Event, SweepFolder, read_outcome
 from noetik_rllib.sweeps.results import SweepResult
 from noetik_rllib.sweeps.storage import create_sweep, fetch_sweep, open_sweep
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
+from noetik_rllib.sweeps.trial_lock import lock_of
 from noetik_rllib.sweeps.trial_place import trial_place
 from tests.conftest import put
 from tests.sweeps.conftest import Swept, sweep_config
