@@ -161,11 +161,15 @@ class TrialAtUri(TrialPlace):
         self.claim.release()
 
     def fetch(self, progress: Callable[[str], None]) -> None:
-        """Have the run of a finished trial on this machine; one that is here is left as it is."""
+        """Have the run of a finished trial on this machine, and the dataset that it was trained on.
+
+        A run that is here is left as it is: it may have been evaluated since.
+        """
         outcome, here = self.storage.folder.find(OUTCOMES_NAME), self.config.out / OUTCOMES_NAME
         if outcome is None or (here.is_file() and here.read_bytes() == outcome):
             return
         progress(f"fetching the run of trial {self.config.out.name}")
+        super().bring()
         self._fetch_run()
 
     def _fetch_run(self) -> None:
@@ -176,10 +180,11 @@ class TrialAtUri(TrialPlace):
 
     def _adopt(self, run: Path) -> None:
         """Let a run that was trained elsewhere know where it and its dataset are here."""
-        here = {name: getattr(self.config, name) for name in ("data", "data_source", "out")}
+        places = ("data", "data_source", "out", "storage")
+        here = {name: getattr(self.config, name) for name in places}
         before = TrainConfig.load(run)
         if any(getattr(before, name) != value for name, value in here.items()):
-            before.model_copy(update=here | {"storage": self.config.storage}).save(run)
+            before.model_copy(update=here).save(run)
 
 
 def trial_place(config: TrainConfig) -> TrialPlace:

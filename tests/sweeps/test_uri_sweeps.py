@@ -128,6 +128,13 @@ def test_a_sweep_goes_on_where_its_machine_is_lost(
                 k: v for k, v in other.items() if k not in CLOCKS
             }
 
+    # Where nothing is left to do, a machine gets it all: a run finds its dataset there.
+    shutil.rmtree(tmp_path / "cache")
+    third = tmp_path / "third"
+    again = noetik("tune", "--resume", uri, "--out", str(third), "--json")
+    assert SweepResult.model_validate_json(again) == result
+    assert Run.open(third / "trials/0001").dataset().directory.is_dir()
+
 
 def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int) -> None:
     """Begin a sweep, or go on with it in a new folder, and kill a process at a report of trials.
@@ -158,6 +165,7 @@ def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @ON_S3
 def test_every_result_is_there_once_whoever_is_killed(
     place: str,
