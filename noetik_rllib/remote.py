@@ -333,10 +333,6 @@ class RunStorage:
             except tarfile.TarError as error:
                 raise UserError(f"{self.unfinished.uri}/{name} is damaged: {error}") from None
 
-    def finished(self) -> bool:
-        """Whether the finished run is there."""
-        return self.folder.find(_RUN_MARK) is not None
-
     def fetch_finished(self, run: Path) -> None:
         """Bring the finished run to the folder ``run``.
 

@@ -121,11 +121,16 @@ def _copy(now: Generation, number: int, trial: TrainConfig, donor: TrainConfig) 
     """
     member = now.members[number]
     lineage = [copy.model_dump(mode="json") for copy in member.lineage]
-    if any(read_lineage(place) == lineage for place in (unfinished(trial.out), trial.out)):
-        return
-    if not is_run(donor.out) or kept_iterations(donor.out) != now.begin:
-        raise UserError(
-            f"{donor.out} does not hold the {now.begin} iterations that trial {trial.out.name} is "
-            "to go on from: start another sweep"
-        )
-    begin_copy(donor.out, trial.model_copy(update=member.settings), lineage)
+    place, source = trial_place(trial), trial_place(donor)
+    with place.taken(), source.taken():
+        place.bring()
+        if any(read_lineage(run) == lineage for run in (unfinished(trial.out), trial.out)):
+            return
+        source.bring()
+        if not is_run(donor.out) or kept_iterations(donor.out) != now.begin:
+            raise UserError(
+                f"{donor.out} does not hold the {now.begin} iterations that trial "
+                f"{trial.out.name} is to go on from: start another sweep"
+            )
+        begin_copy(donor.out, trial.model_copy(update=member.settings), lineage)
+        place.keep_begun()

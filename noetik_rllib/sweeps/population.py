@@ -160,17 +160,12 @@ def check_search(config: SweepConfig) -> None:
         raise ValueError(f"search: pbt has nothing to change; give some of {', '.join(PERTURBED)}")
 
 
-def check_population(config: SweepConfig, settings: Pbt, iterations: int, trials: int) -> None:
+def check_population(settings: Pbt, iterations: int, trials: int) -> None:
     """Refuse a population in which nobody could ever copy anybody.
 
     Raises:
         UserError: saying why.
     """
-    if config.uri is not None:
-        raise UserError(
-            f"scheduler: pbt copies runs on a disk that all hosts share, and {config.uri} is none: "
-            "give 'storage' a folder"
-        )
     if trials < 2:
         raise UserError("scheduler: pbt compares trials, and there is one: raise num_samples")
     if settings.perturbation_interval >= iterations:

@@ -46,7 +46,7 @@ def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) 
     if isinstance(config.scheduler, Asha):
         make_asha(config.scheduler, max(trial.iterations for trial in trials))
     elif config.scheduler:
-        check_population(config, config.scheduler, trials[0].iterations, len(trials))
+        check_population(config.scheduler, trials[0].iterations, len(trials))
     return resume_sweep(create_sweep(out, config).path, progress)
 
 

@@ -13,13 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import yaml
 
 from noetik_rllib.errors import UserError
 from noetik_rllib.evaluation.evaluation_result import METRICS_NAME
 from noetik_rllib.io import atomic_directory, make_directory, write_json
 from noetik_rllib.places import split
 from noetik_rllib.remote import Folder, RunStorage, copy_dataset
-from noetik_rllib.runs import UNFINISHED_SUFFIX, TrainConfig, unfinished
+from noetik_rllib.runs import (
+    CONFIG_NAME,
+    UNFINISHED_SUFFIX,
+    TrainConfig,
+    iterations_done,
+    unfinished,
+)
 from noetik_rllib.sweeps.claim import Claim
 from noetik_rllib.sweeps.folder import (
     OUTCOMES_NAME,
@@ -75,6 +82,9 @@ class TrialPlace:
         if self.config.data_source is not None:
             copy_dataset(self.config.data_source, self.config.data)
 
+    def keep_begun(self) -> None:
+        """Let any host go on with a run that was begun on this one."""
+
     def check(self) -> None:
         """Refuse to go on with a trial that another process has taken over.
 
@@ -115,9 +125,7 @@ class TrialAtUri(TrialPlace):
 
     def iterations(self) -> int:
         """Iterations that need not be trained again."""
-        if self.storage.finished():
-            return self.config.last_iteration
-        return max(self.storage.iterations(), default=0)
+        return max([self._trained(), *self.storage.iterations()])
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -137,14 +145,19 @@ class TrialAtUri(TrialPlace):
         for folder in (out, work):
             if folder.exists():
                 shutil.rmtree(folder)
-        done = 0
-        if self.storage.finished():
+        trained, kept = self._trained(), self.storage.iterations()
+        if trained:
             self._fetch_run()
-            done = TrainConfig.load(out).last_iteration
-        # What is left of checkpoints where the finished run could just be kept is of no more use.
-        if max(self.storage.iterations(), default=0) > done:
+        # Of a generation that has ended and the next one, or a copy that it begins with, both.
+        if kept and kept[-1] >= trained:
             self.storage.fetch(work)
             self._adopt(work)
+
+    def keep_begun(self) -> None:
+        """Let any host go on with a run that was begun on this one."""
+        work = unfinished(self.config.out)
+        self.storage.keep(work, iterations_done(work))
+        self.storage.wait()
 
     def check(self) -> None:
         """Refuse to go on with a trial that another process has taken over.
@@ -176,6 +189,11 @@ class TrialAtUri(TrialPlace):
         progress(f"fetching the run of trial {self.config.out.name}")
         super().bring()
         self._fetch_run()
+
+    def _trained(self) -> int:
+        """Iterations of the run that is kept as finished; 0 where there is none."""
+        content = self.storage.folder.find(CONFIG_NAME)
+        return 0 if content is None else TrainConfig.parse(yaml.safe_load(content)).last_iteration
 
     def _fetch_run(self) -> None:
         make_directory(self.config.out.parent)

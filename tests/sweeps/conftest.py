@@ -57,7 +57,7 @@ def halving_config(data: Path, **changes: Any) -> SweepConfig:
     return sweep_config(data, **content | changes)
 
 
-def population_config(data: Path, **changes: Any) -> SweepConfig:
+def population_config(data: Path | str, **changes: Any) -> SweepConfig:
     """Four trials, two at a time, the worst of which goes on with a copy of the best."""
     content = {
         "reward": None,

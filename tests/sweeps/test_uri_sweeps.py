@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
-import os
 import shutil
 import signal
-from collections import Counter
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from urllib.parse import quote
@@ -23,14 +20,14 @@ from noetik_rllib.progress import CLOCKS
 from noetik_rllib.remote import Folder, RunStorage
 from noetik_rllib.runs import UNFINISHED_SUFFIX, Run, TrainConfig, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
-from noetik_rllib.sweeps.folder import Event, SweepFolder, read_outcome
+from noetik_rllib.sweeps.folder import SweepFolder, read_outcome
 from noetik_rllib.sweeps.results import SweepResult
 from noetik_rllib.sweeps.storage import create_sweep, fetch_sweep, open_sweep
-from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep, show_sweep
-from noetik_rllib.sweeps.trial_lock import lock_of
+from noetik_rllib.sweeps.sweep import run_sweep
 from noetik_rllib.sweeps.trial_place import trial_place
 from tests.conftest import put
-from tests.sweeps.conftest import Swept, sweep_config
+from tests.sweeps.conftest import Swept, population_config, sweep_config
+from tests.sweeps.test_killed_sweeps import assert_undisturbed, drive
 
 ON_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
 ON_DISK = pytest.mark.parametrize("place", ["file"], indirect=True)
@@ -53,28 +50,13 @@ def for_workers(place: str, endpoint: str) -> str:
     return f"{uri}?scheme=http&region=us-east-1&endpoint_override={override}"
 
 
-def kept_config(dataset: Path, place: str, endpoint: str) -> SweepConfig:
-    """Return the small sweep with the dataset, which is put there, and its storage at a URI."""
+def kept_config(
+    make: Callable[..., SweepConfig], dataset: Path, place: str, endpoint: str
+) -> SweepConfig:
+    """Return a sweep with the dataset, which is put there, and its storage at a URI."""
     put(dataset, f"{place}/data")
     store = for_workers(place, endpoint)
-    return sweep_config(below(store, "data"), storage=below(store, "sweeps"))
-
-
-def same_results(result: SweepResult, expected: SweepResult) -> None:
-    """Assert that two sweeps came to the same, but for the time that it took."""
-    assert (result.hypervolume, result.importance) == (expected.hypervolume, expected.importance)
-    for trial, other in zip(result.trials, expected.trials, strict=True):
-        changes = {"training_seconds": other.training_seconds}
-        assert trial.model_copy(update=changes) == other
-
-
-def never_again_after_its_end(events: list[Event]) -> None:
-    """Assert that no trial was begun after it had finished."""
-    ended: set[int] = set()
-    for event in events:
-        assert event.trial not in ended, f"trial {event.trial} was run again"
-        if event.what == "finish":
-            ended.add(event.trial)
+    return make(below(store, "data"), storage=below(store, "sweeps"))
 
 
 @ON_S3
@@ -87,7 +69,7 @@ def test_a_sweep_goes_on_where_its_machine_is_lost(
     iteration; its folder, with all that trials have written there, is removed, and so is its copy
     of the dataset.
     """
-    config = kept_config(tiny_dataset, place, s3_server)
+    config = kept_config(sweep_config, tiny_dataset, place, s3_server)
     uri = str(config.uri)
     first = tmp_path / "first"
 
@@ -106,10 +88,12 @@ def test_a_sweep_goes_on_where_its_machine_is_lost(
     second = tmp_path / "second"
     shown = noetik("tune", "--resume", uri, "--out", str(second), "--json")
     result = SweepResult.model_validate_json(shown)
-    same_results(result, swept.result)
-    assert result.judged == result.trials
+    assert_undisturbed(second, swept)
+    assert (result.hypervolume, result.importance) == (
+        swept.result.hypervolume,
+        swept.result.importance,
+    )
     events = SweepFolder.open(second).events()
-    never_again_after_its_end(events)
     assert [e for e in events if e.what == "start" and e.trial == 2][-1].iteration in (1, 2)
 
     # Everything is in the bucket, nothing more, and can be looked into here by its name.
@@ -138,64 +122,49 @@ def test_a_sweep_goes_on_where_its_machine_is_lost(
     assert Run.open(third / "trials/0001").dataset().directory.is_dir()
 
 
-def drive(address: str, config: SweepConfig, out: Path, victim: str, moment: int) -> None:
-    """Begin a sweep, or go on with it in a new folder, and kill a process at a report of trials.
-
-    By SIGKILL: nothing is cleared up, as when a machine is lost.
-    """
-    os.environ["RAY_ADDRESS"] = address
-    # This process' own locks are then removed with it, not noted as leaked by its parent.
-    multiprocessing.set_start_method("fork", force=True)
-    heard = Counter[str]()
-
-    def hear(doing: str, share: float) -> None:
-        if " trials done; trial " not in doing:
-            return
-        heard["report"] += 1
-        if heard["report"] != moment:
-            return
-        number = int(doing.rpartition("trial ")[2][:4])
-        lock = lock_of(out.resolve() / "trials" / f"{number:04d}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(os.getpid() if victim == "driver" else int(lock.read_text().split()[0]), 9)
-
-    if victim == "driver":
-        run_sweep(config, out, hear)
-    else:
-        fetch_sweep(str(config.uri), out)
-        resume_sweep(out, hear)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("make", "undisturbed", "kill"),
+    [
+        (sweep_config, "swept", ("driver", 5)),
+        (population_config, "evolved", ("driver", 1, "iteration 3 of")),
+    ],
+    ids=["trials", "population"],
+)
 @ON_S3
 def test_every_result_is_there_once_whoever_is_killed(
     place: str,
+    make: Callable[..., SweepConfig],
+    undisturbed: str,
+    kill: tuple[str | int, ...],
     tiny_dataset: Path,
-    swept: Swept,
     s3_server: str,
     tmp_path: Path,
     ray_address: str,
     fork_server: ForkServerContext,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Fails if a kill loses a trial, runs a finished one again, or changes what one comes to.
 
-    The first driver is killed as it hears its fifth report, and its folder removed while its trials
-    may still run; of the second, in another folder, a trial is killed as it trains.
+    The first driver is killed, of a population as the copy has just begun to train, and its folder
+    removed while its trials may still run; of the second one, elsewhere, a trial is killed.
     """
-    config = kept_config(tiny_dataset, place, s3_server)
-    for victim, moment in (("driver", 5), ("trial", 1)):
-        out = tmp_path / f"until-a-{victim}-dies"
-        process = fork_server.Process(target=drive, args=(ray_address, config, out, victim, moment))
+    expected: Swept = request.getfixturevalue(undisturbed)
+    config = kept_config(make, tiny_dataset, place, s3_server)
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def run_to(out: Path, *kill: str | int) -> int | None:
+        process = fork_server.Process(target=drive, args=(ray_address, config, out, *kill))
         process.start()
         process.join()
-        assert process.exitcode == (-signal.SIGKILL if victim == "driver" else 0)
-        if victim == "driver":
-            shutil.rmtree(out, ignore_errors=True)
-    never_again_after_its_end(SweepFolder.open(out).events())
-    same_results(show_sweep(out), swept.result)
-    for number in range(3):
-        assert len(Run.open(out / "trials" / f"{number:04d}").progress()) == 3
+        return process.exitcode
+
+    assert run_to(first, *kill) == -signal.SIGKILL
+    shutil.rmtree(first, ignore_errors=True)
+    fetch_sweep(str(config.uri), second)
+    assert run_to(second, "trial", 1) == 0
+    assert_undisturbed(second, expected)
 
 
 @pytest.fixture
