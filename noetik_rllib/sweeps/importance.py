@@ -16,6 +16,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import rankdata
 
+from noetik_rllib.data.signals import RewardWeights
+
 #: Random orders of trials behind a p-value: its error at 0.05 is then below 0.01.
 PERMUTATIONS = 2_000
 #: Fewer trials correlate by chance as much as they like.
@@ -58,11 +60,12 @@ def columns(parameters: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def flat(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Give the weights of ``reward`` names of their own: ``reward.click``."""
+    """Give the weights of ``reward`` names of their own: ``reward.click``; all, named or not."""
     found: dict[str, Any] = {}
     for name, value in parameters.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{key}": part for key, part in value.items()}
+        if name == "reward":
+            weights = RewardWeights().model_dump() | value
+            found |= {f"{name}.{signal}": weight for signal, weight in weights.items()}
         else:
             found[name] = value
     return found

@@ -26,6 +26,14 @@ def test_parameters_become_columns() -> None:
     assert list(columns(trials[:2])) == ["reward.click", "share=nothing", "num_layers"]
 
 
+def test_a_weight_that_is_not_named_is_the_default() -> None:
+    """Fails if rewards that name different signals make columns of different lengths."""
+    trials = [{"reward": {"click": 1.0, "watch_ratio": 0.0}}, {"reward": {"like": 1.0}}]
+    found = {name: column.tolist() for name, column in columns(trials).items()}
+    expected = {"click": [1.0, 0.5], "watch_ratio": [0.0, 0.5], "like": [0.0, 1.0]}
+    assert found == {f"reward.{name}": column for name, column in expected.items()}
+
+
 def test_correlations_are_spearmans_with_honest_p_values() -> None:
     """Fails if a correlation is wrong, or noise counts as found more often than its p-value says.
 
