@@ -6,13 +6,13 @@ from typing import Any
 
 from results_text import command, plain, table
 
-
 TRIED = """\
 Note by hand, of a run that no command here repeats: with the demo's settings (beta 1, small steps)
 and a simplex of four signals, `long_view` too, the sweep's front was behind: 0.0221 against 0.0229
-above 0. Its policies stayed near the log's, whatever their reward: clicks ranged over 0.02, and over
-as much from seed to seed. The settings above were chosen after single rewards had been trained with
-them (clicks alone 0.714, watch ratio alone 0.61, likes alone worse in all three), on this world."""
+above 0. Its policies stayed near the log's, whatever their reward: clicks ranged over 0.02, and
+over as much from seed to seed. The settings above were chosen after single rewards had been trained
+with them (clicks alone 0.714, watch ratio alone 0.61, likes alone worse in all three), on this
+world."""
 
 
 def sweep_cost(found: dict[str, Any]) -> str:
