@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ray._common.utils import get_ray_address_file
 
 from noetik_rllib.errors import UserError
 
+#: How long a cluster's head may take to accept a connection.
+_ANSWER_SECONDS = 10.0
 #: What `ray up` and the autoscaler leave on the head (ray/autoscaler/_private/constants.py).
 _BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
 
@@ -29,6 +32,24 @@ def cluster_is_running() -> bool:
     """
     started = Path(get_ray_address_file(None))
     return os.environ.get("RAY_ADDRESS", "local") != "local" or started.is_file()
+
+
+def check_address() -> None:
+    """Refuse a cluster that does not answer: Ray tries for minutes.
+
+    Raises:
+        UserError: nobody listens at RAY_ADDRESS.
+    """
+    host, _, port = os.environ.get("RAY_ADDRESS", "local").rpartition(":")
+    if not port.isdecimal():  # local, auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {host}:{port} ({error}): give HOST:PORT of its head, "
+            "usually port 6379, or auto on one of its hosts"
+        ) from None
 
 
 @contextmanager
@@ -46,6 +67,7 @@ def connected_ray(*, cpus: float = 0, gpus: float = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_address()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = not cluster_is_running()
     try:

@@ -40,6 +40,8 @@ POLICY_NAME = "policy"
 SNAPSHOTS_NAME = "snapshots"
 CHOSEN_NAME = "chosen.json"
 UNFINISHED_SUFFIX = ".unfinished"
+#: The folder of a sweep that its trials are in, each a run.
+TRIALS_NAME = "trials"
 #: Settings that an earlier version had: runs that hold them stay readable.
 _RETIRED_SETTINGS = ("interpretability_events",)
 _WEIGHTS_NAME = "weights.safetensors"

@@ -38,7 +38,8 @@ def trial_table(result: SweepResult) -> Table:
     for trial in result.trials:
         if not trial.outcomes:
             blank = [""] * len(columns)
-            blank[0] = f"{trial.status} at {trial.iterations}"
+            to_do = ", to be judged" if trial.status == "stopped" else ""
+            blank[0] = f"{trial.status} at {trial.iterations}{to_do}"
             table.add_row(trial.name, "", *blank, parameter_text(trial.parameters), style="dim")
     return table
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +135,14 @@ def _check_usage(
 
 def _config(file: Path, changes: dict[str, Any]) -> SweepConfig:
     from noetik_rllib.sweeps.config import SweepConfig
+    from noetik_rllib.sweeps.sweep import check_sweep
 
-    return SweepConfig.load(file).model_copy(update=changes)
+    config = SweepConfig.load(file).model_copy(update=changes)
+    try:
+        check_sweep(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return config
 
 
 def _watched(
@@ -146,12 +154,28 @@ def _watched(
 
     try:
         with clean_end(), progress_bar(f"tune {folder.name}") as update, cluster_messages():
-            return run(update)
+            return run(update if err.is_terminal else _with_time_left(update))
     except (KeyboardInterrupt, SystemExit):
         if is_sweep(folder):
             place = SweepConfig.load(folder / CONFIG_NAME).uri or folder
             err.print(f"Go on with 'noetik tune --resume {place}'", highlight=False, soft_wrap=True)
         raise
+
+
+def _with_time_left(update: Callable[[str, float], None]) -> Callable[[str, float], None]:
+    """Say in each line how long it will take, where there is no bar to show it."""
+    first: list[tuple[float, float]] = []  # when a trial was first heard of, and what was done
+
+    def tell(doing: str, share: float) -> None:
+        now = time.monotonic()
+        if "trials done" in doing and not first:
+            first.append((now, share))
+        elif first and share > first[0][1]:
+            left = (now - first[0][0]) * (1 - share) / (share - first[0][1])
+            doing += f", {timedelta(seconds=round(left))} left"
+        update(doing, share)
+
+    return tell
 
 
 def _finish(result: SweepResult, folder: Path, as_json: bool) -> None:

@@ -52,6 +52,7 @@ from noetik_rllib.runs import (
     CHECKPOINT_NAME,
     POLICY_NAME,
     SNAPSHOTS_NAME,
+    TRIALS_NAME,
     UNFINISHED_SUFFIX,
     Run,
     TrainConfig,
@@ -240,7 +241,7 @@ def _train(
     try:
         on_start(len(rows))
         with Telling(
-            config.out.name, work, done=len(rows), iterations=config.last_iteration
+            _name(config.out), work, done=len(rows), iterations=config.last_iteration
         ) as telling:
             before = rows[-1]["seconds"] if rows else 0.0
             start = saved = time.monotonic()
@@ -278,6 +279,13 @@ def _train(
         # RLlib makes a folder in ~/ray_results for every algorithm, and leaves it empty.
         with suppress(OSError):
             Path(algorithm.logdir).rmdir()
+
+
+def _name(out: Path) -> str:
+    """What dashboards call a run: of a trial, with its sweep's name, as there are many ``0000``."""
+    if out.parent.name == TRIALS_NAME:
+        return f"{out.parent.parent.name}/{out.name}"
+    return out.name
 
 
 def _keep_policy(

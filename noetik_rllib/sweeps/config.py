@@ -17,7 +17,7 @@ from noetik_rllib.sweeps.population import Pbt, check_search
 from noetik_rllib.sweeps.search import RewardSearch, Search, Strict, check_names
 
 #: Names of parameters that the sweep itself sets.
-_OWN = ("data", "data_source", "out", "storage")
+_OWN = ("data", "data_source", "out", "storage", "stopped_at")
 #: A trial's processes are the sweep's to decide: ``cpus_per_trial`` and ``gpus_per_trial``.
 _PROCESSES = ("num_learners", "gpus_per_learner")
 
@@ -74,7 +74,7 @@ class SweepConfig(Strict):
         loggers: who hears of every result, beside TensorBoard.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     data: Place
     storage: Place = Path("runs")
     num_samples: int = Field(default=1, ge=1)
@@ -119,6 +119,20 @@ class SweepConfig(Strict):
                 )
         return self
 
+    def _check_values(self) -> None:
+        """Refuse what no trial can be trained with, drawn or not: a copy of ``pbt`` may get it."""
+        for name, search in self.search.items():
+            for value in search.ends():
+                try:
+                    TrainConfig.model_validate({"data": "data", "out": "out", name: value})
+                except ValidationError as error:
+                    # Of one value alone: what does not go together is said of a whole trial.
+                    found = [one for one in error.errors() if one["loc"][:1] == (name,)]
+                    if found:
+                        raise ValueError(
+                            f"search: {name}: {value!r}: {found[0]['msg'].lower()}"
+                        ) from None
+
     def _check_parameters(self) -> None:
         searched = [name for name in TrainConfig.model_fields if name not in _OWN]
         fixed = [name for name in searched if name != "seed"]
@@ -138,6 +152,7 @@ class SweepConfig(Strict):
                     f"{name} is not for sweeps: a trial trains in one process, on the CPUs of "
                     "cpus_per_trial and the GPUs of gpus_per_trial"
                 )
+        self._check_values()
 
     @property
     def uri(self) -> str | None:

@@ -170,6 +170,23 @@ def scheduler(
     return asha
 
 
+def check_asha(settings: Asha, trials: Sequence[TrainConfig]) -> None:
+    """Refuse trials of which none could be stopped.
+
+    Raises:
+        UserError: saying why.
+    """
+    make_asha(settings, max(trial.iterations for trial in trials))
+    longest = max(trials, key=lambda trial: trial.iterations)
+    scored = longest.snapshot_iterations[:-1]
+    if not scored or scored[-1] < settings.grace_period:
+        raise UserError(
+            f"scheduler: asha compares the policies that a run keeps before its end, here after "
+            f"{', '.join(map(str, scored)) or 'no'} iterations, and grace_period is "
+            f"{settings.grace_period}: raise snapshots in 'train'"
+        )
+
+
 def make_asha(settings: Asha, iterations: int) -> ASHAScheduler:
     """Return Tune's scheduler for trials of at most so many iterations.
 

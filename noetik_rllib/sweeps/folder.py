@@ -29,7 +29,7 @@ from noetik_rllib.offline.dataset import OfflineDataset
 from noetik_rllib.places import Place, below
 from noetik_rllib.remote import cached_dataset, dataset_copy
 from noetik_rllib.run_folder import is_run
-from noetik_rllib.runs import TrainConfig, iterations_done, unfinished
+from noetik_rllib.runs import TRIALS_NAME, TrainConfig, iterations_done, unfinished
 from noetik_rllib.sweeps.config import SweepConfig
 from noetik_rllib.sweeps.search import CONFIG_NAME, draw_parameters, is_sweep
 
@@ -239,7 +239,7 @@ def trial_configs(config: SweepConfig, path: Path, copy: Path | None = None) -> 
     Raises:
         UserError: one of them is wrong.
     """
-    folder = path.resolve() / "trials"
+    folder = path.resolve() / TRIALS_NAME
     uri = config.uri
     # A scheduler goes by validation.
     validated = {"validation_users": _SCORE_USERS} if config.scheduler else {}

@@ -64,7 +64,8 @@ def passes(config: SweepConfig, folder: SweepFolder, trials: list[TrainConfig]) 
         done = {number: ended[number].last_iteration for number in {*finished, *stops}}
         yield Pass(ended, left, finished, done, metric)
         # Tune ends the process of a trial that it stops: another one judges what that has left.
-        left = [number for number in left if _last(folder).get(number) in ("stop", "lost")]
+        last = _last(folder)
+        left = [number for number in left if last.get(number) in ("stop", "lost")]
 
 
 def _without_outcome(trials: list[TrainConfig]) -> list[int]:
@@ -84,13 +85,15 @@ def _generations(
 
     while not (now := population()).last:
         yield _generation(now, now.waiting, trials, settings.metric)
-        lost = any(_last(folder).get(number) == "lost" for number in now.waiting)
+        last = _last(folder)
+        lost = any(last.get(number) == "lost" for number in now.waiting)
         if not lost and population().begin == now.begin:
             return  # all have failed
     left = _without_outcome(trials)
     while left:
         yield _generation(now, left, trials, None)
-        left = [number for number in left if _last(folder).get(number) == "lost"]
+        last = _last(folder)
+        left = [number for number in left if last.get(number) == "lost"]
 
 
 def _generation(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -26,7 +26,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from noetik_rllib.errors import UserError
 from noetik_rllib.sweeps.outcomes import ENGAGEMENT, MINIMISED
 from noetik_rllib.sweeps.search import (
-    Choice,
     Search,
     Strict,
     Uniform,
@@ -151,7 +150,7 @@ def check_search(config: SweepConfig) -> None:
                 f"search: {name} cannot change within a run, as pbt asks; expected some of "
                 f"{', '.join(PERTURBED)}, and seed"
             )
-        values = _values(config.search[name])
+        values = config.search[name].ends()
         if not all(isinstance(value, (int, float)) for value in values):
             raise ValueError(f"search: {name}: expected numbers only, with pbt")
         if name == "interpretability_coeff" and min(values) <= 0:
@@ -257,14 +256,7 @@ def _explore(
             moved = one.draw(rng) if again else value * _FACTORS[side]
             changed[name] = min(max(moved, one.low), one.high)
             continue
-        values = _values(one)
+        values = one.ends()
         place = int(rng.integers(len(values))) if again else values.index(value) + 2 * side - 1
         changed[name] = values[min(max(place, 0), len(values) - 1)]
     return changed
-
-
-def _values(search: Search) -> list[Any]:
-    """The values of a list, or the bounds of a range."""
-    if isinstance(search, Uniform):
-        return [search.low, search.high]
-    return search.choice if isinstance(search, Choice) else search.grid

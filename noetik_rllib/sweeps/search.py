@@ -60,6 +60,10 @@ class Uniform(Strict):
             return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
         return float(rng.uniform(self.low, self.high))
 
+    def ends(self) -> list[Any]:
+        """The bounds."""
+        return [self.low, self.high]
+
 
 class Choice(Strict):
     """One of several values, each as likely."""
@@ -70,11 +74,19 @@ class Choice(Strict):
         """Draw one value."""
         return self.choice[int(rng.integers(len(self.choice)))]
 
+    def ends(self) -> list[Any]:
+        """All values."""
+        return self.choice
+
 
 class Grid(Strict):
     """Every one of several values; several grids make every combination."""
 
     grid: list[Any] = Field(min_length=1)
+
+    def ends(self) -> list[Any]:
+        """All values."""
+        return self.grid
 
     @field_validator("grid")
     @classmethod
@@ -141,7 +153,7 @@ def check_names(names: list[str], known: tuple[str, ...], what: str) -> None:
                 f"{did_you_mean(name, known)}"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"a {what} stands there twice: {', '.join(names)}")
+        raise ValueError(f"{what} stands there twice: {', '.join(names)}")
 
 
 def draw_parameters(config: SweepConfig) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from noetik_rllib.cluster import check_address
 from noetik_rllib.errors import UserError
-from noetik_rllib.runs import TrainConfig
+from noetik_rllib.runs import TRIALS_NAME, TrainConfig
 from noetik_rllib.sweeps.config import Asha, SweepConfig
-from noetik_rllib.sweeps.driver import Journal, Progress, loggers, make_asha, scheduler
+from noetik_rllib.sweeps.driver import Journal, Progress, check_asha, loggers, scheduler
 from noetik_rllib.sweeps.folder import USER_MODELS_NAME, SweepFolder, trial_configs
 from noetik_rllib.sweeps.passes import Pass, passes
 from noetik_rllib.sweeps.population import check_population
@@ -41,13 +42,24 @@ def run_sweep(config: SweepConfig, out: Path, progress: Progress | None = None) 
     Raises:
         UserError: ``out`` exists, the dataset or a setting cannot be used, or every trial failed.
     """
-    loggers(config)  # one that is missing is said before there is anything
-    trials = trial_configs(config, out)
+    check_sweep(config)
+    check_address()
+    return resume_sweep(create_sweep(out, config).path, progress)
+
+
+def check_sweep(config: SweepConfig) -> None:
+    """Check what a sweep's file asks for, before there is anything.
+
+    Raises:
+        UserError: a trial's settings do not go together, its scheduler could do nothing, or a
+            logger is missing.
+    """
+    loggers(config)
+    trials = trial_configs(config, Path(config.name))
     if isinstance(config.scheduler, Asha):
-        make_asha(config.scheduler, max(trial.iterations for trial in trials))
+        check_asha(config.scheduler, trials)
     elif config.scheduler:
         check_population(config.scheduler, trials[0].iterations, len(trials))
-    return resume_sweep(create_sweep(out, config).path, progress)
 
 
 def resume_sweep(out: Path, progress: Progress | None = None) -> SweepResult:
@@ -116,7 +128,7 @@ def _run(
     from noetik_rllib.sweeps.trial import Task
 
     dataset = folder.dataset(config)
-    (folder.path / "trials").mkdir(exist_ok=True)
+    (folder.path / TRIALS_NAME).mkdir(exist_ok=True)
     courses = prepare_courses(
         dataset,
         folder.path / USER_MODELS_NAME,

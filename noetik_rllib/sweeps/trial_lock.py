@@ -32,11 +32,11 @@ def lock_of(out: Path) -> Path:
 
 
 class TrialLock:
-    """The lock of a trial, held by this process.
+    """The lock of a trial.
 
     Args:
-        file: open, and locked.
-        path: that it had when it was.
+        file: open.
+        path: that it had when it was opened.
     """
 
     def __init__(self, file: TextIO, path: Path) -> None:
@@ -44,7 +44,7 @@ class TrialLock:
         self.path = path
 
     def ours(self) -> bool:
-        """Whether the trial is still this process' own: no other has put its file in its place."""
+        """Whether the file is still in its place: no other process has put its own there."""
         try:
             return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -77,7 +77,8 @@ def only_process(out: Path) -> Iterator[TrialLock]:
                 file.seek(0)
                 holder, _, node = file.read().partition("\n")
                 if _is_given_up(node):
-                    _replace(path)
+                    if lock.ours():  # else somebody has replaced it while Ray was asked
+                        _replace(path)
                 elif time.monotonic() > until:
                     raise UserError(f"{out}: process {holder} trains this trial")
                 ask = time.monotonic() + _ASK_SECONDS

@@ -33,6 +33,19 @@ BAD = {
     "no trial": ({"num_samples": 0}, "num_samples.*greater than or equal to 1"),
     "bounds turned": ({"search": {"beta": {"low": 3, "high": 1}}}, "3 is not below high 1"),
     "log of zero": ({"search": {"beta": {"low": 0, "high": 1, "scale": "log"}}}, "above 0"),
+    "out of range": (
+        {"search": {"expectile": {"low": 0.5, "high": 1.1}}},
+        "search: expectile: 1.1: input should be less than 1",
+    ),
+    "no value": (
+        {"search": {"num_layers": {"choice": [1, 2.5]}}},
+        "search: num_layers: 2.5: input should be a valid integer",
+    ),
+    "the scheduler's own": (
+        {"search": {"stopped_at": {"grid": [1, 4]}}},
+        "unknown parameter 'stopped_at'",
+    ),
+    "no folder": ({"name": ".."}, "name"),
     "fixed and searched": (
         {"train": {"beta": 1}, "search": {"beta": {"choice": [1, 2]}}},
         "beta is both fixed and searched",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from noetik_rllib.sweeps.folder import Event, SweepFolder
 from noetik_rllib.sweeps.outcomes import OUTCOMES
 from noetik_rllib.sweeps.results import RESULTS_NAME, TABLE_NAME, SweepResult
 from noetik_rllib.sweeps.sweep import resume_sweep, run_sweep
-from tests.sweeps.conftest import Swept, sweep_config
+from tests.sweeps.conftest import TRAIN, Swept, sweep_config
 
 
 def noetik(*words: str) -> str:
@@ -153,14 +154,31 @@ def test_a_failing_trial_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_wrong_settings_stop_a_sweep_before_it_starts(tiny_dataset: Path, tmp_path: Path) -> None:
     """Fails if a bad value is found only in the middle of a sweep, or leaves a folder."""
     out = tmp_path / "sweep"
-    wrong = sweep_config(tiny_dataset, search={"expectile": {"choice": [0.7, 1.5]}}, num_samples=8)
-    with pytest.raises(UserError, match=r"expectile is 1\.5"):
+    # Each is allowed, and an embedding of 8 has no three equal parts.
+    wrong = sweep_config(tiny_dataset, train={**TRAIN, "num_heads": 3})
+    with pytest.raises(UserError, match="num_heads"):
         run_sweep(wrong, out)
     with pytest.raises(UserError, match="not an offline dataset"):
         run_sweep(sweep_config(tmp_path), out)
     late = sweep_config(tiny_dataset, scheduler={"type": "asha", "grace_period": 3})
     with pytest.raises(UserError, match="grace_period is 3, but trials have 3 iterations"):
         run_sweep(late, out)
+    train = {**TRAIN, "snapshots": 1}
+    unseen = sweep_config(tiny_dataset, train=train, scheduler={"type": "asha"})
+    with pytest.raises(UserError, match="after no iterations, and grace_period is 1: raise snap"):
+        run_sweep(unseen, out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_does_not_answer_is_named(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a wrong address is found after minutes, or leaves a folder that is in the way."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {address} .*refused"):
+        run_sweep(sweep_config(tiny_dataset), tmp_path / "sweep")
     assert not list(tmp_path.iterdir())
 
 
