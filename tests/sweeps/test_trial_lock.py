@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,17 @@ from noetik_rllib.sweeps import trial_lock
 from noetik_rllib.sweeps.trial_lock import lock_of, only_process
 from noetik_rllib.sweeps.trial_place import TrialPlace
 
+#: How soon Ray gives up a host that is silent: in a second or two, not in half a minute.
+SOON = {
+    f"RAY_health_check_{name}": value
+    for name, value in {
+        "initial_delay_ms": "500",
+        "period_ms": "500",
+        "timeout_ms": "1000",
+        "failure_threshold": "2",
+    }.items()
+}
+
 
 def on_two_hosts(happens: Callable[..., None], folder: Path) -> None:
     """Call a function in a process that has a Ray of two hosts: the tests' own has one."""
@@ -25,9 +37,13 @@ def on_two_hosts(happens: Callable[..., None], folder: Path) -> None:
         f"import pathlib; from {__name__} import two_hosts, {happens.__name__} as happens;"
         f"two_hosts(happens, pathlib.Path({str(folder)!r}))"
     )
-    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | SOON,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
