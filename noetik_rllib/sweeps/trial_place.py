@@ -70,8 +70,18 @@ class TrialPlace:
                 f"{self.config.out.parent} is not on {ray.util.get_node_ip_address()}: on several "
                 "hosts, 'storage' must be a disk that all of them share, or a URI"
             )
-        with only_process(self.config.out) as self._lock:
+        with self._alone():
             yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only process that has the trial's folder, as far as its lock reaches."""
+        with only_process(self.config.out) as lock:
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
 
     def bring(self) -> None:
         """Have on this host what going on with the trial takes.
@@ -130,7 +140,7 @@ class TrialAtUri(TrialPlace):
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Be the only process of this host, and the last one of all, that has the trial."""
-        with only_process(self.config.out) as self._lock:
+        with self._alone():
             self.claim.take()
             yield
 
