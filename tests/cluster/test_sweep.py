@@ -42,6 +42,8 @@ SWEEP = {
 #: What is promised: the trial's failure is known a minute after its host is gone, and by then
 #: another process needs only to start.
 LOST_SECONDS, STARTED_SECONDS = 60, 90
+#: And when it has the trial: Python and torch take some of it to start on busy cores.
+TAKEN_OVER_SECONDS = 120.0
 
 #: Reads the rows where no CPU of this host is free, as on a head that is busy with other work.
 ROWS = """
@@ -93,7 +95,8 @@ class Disturbed:
 
     def last_host(self, number: int) -> str:
         """Return the host on which a trial trains, or trained last."""
-        return lock_of(self.trial(number)).read_text().splitlines()[0].rpartition(" ")[2]
+        lines = lock_of(self.trial(number)).read_text().splitlines()
+        return lines[0].rpartition(" ")[2] if lines else ""
 
     @property
     def log(self) -> Path:
@@ -151,6 +154,12 @@ def lose_a_host(sweep: Disturbed, at: dict[int, int]) -> tuple[int, str, float]:
     hosts.cut(host)
     cut = time.time()
     sweep.say(f"{host} cut off, on which trial {lost} trains")
+
+    def elsewhere() -> bool:
+        return sweep.last_host(lost) not in (host, "")
+
+    hosts.wait_for(elsewhere, "another host that has the trial", TAKEN_OVER_SECONDS)
+    sweep.say(f"{sweep.last_host(lost)} has the trial")
     ended = driver.wait(timeout=300)
     sweep.say(f"the sweep ends\n{sweep.history()}")
     assert ended == 0, sweep.log.read_text()[-3000:]
