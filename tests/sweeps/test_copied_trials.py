@@ -82,6 +82,7 @@ def test_copies_are_shown(evolved: Swept) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_a_trial_that_diverges_goes_on_as_a_copy(tiny_dataset: Path, tmp_path: Path) -> None:
     """Fails if a trial that cannot go on is lost, holds up the others, or goes on as it was.
 

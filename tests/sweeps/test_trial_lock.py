@@ -19,6 +19,8 @@ from noetik_rllib.sweeps import trial_lock
 from noetik_rllib.sweeps.trial_lock import lock_of, only_process
 from noetik_rllib.sweeps.trial_place import TrialPlace
 
+pytestmark = pytest.mark.slow
+
 #: How soon Ray gives up a host that is silent: in a second or two, not in half a minute.
 SOON = {
     f"RAY_health_check_{name}": value
