@@ -12,9 +12,9 @@ from noetik_rllib.errors import UserError, did_you_mean
 from noetik_rllib.io import atomic_path
 from noetik_rllib.places import Place, below
 from noetik_rllib.runs import TrainConfig
-from noetik_rllib.sweeps.outcomes import ENGAGEMENT, OUTCOMES
+from noetik_rllib.sweeps.outcomes import OUTCOMES
 from noetik_rllib.sweeps.population import Pbt, check_search
-from noetik_rllib.sweeps.search import RewardSearch, Search, Strict, check_names
+from noetik_rllib.sweeps.search import Metric, RewardSearch, Search, Strict, check_names
 
 #: Names of parameters that the sweep itself sets.
 _OWN = ("data", "data_source", "out", "storage", "stopped_at")
@@ -37,15 +37,9 @@ class Asha(Strict):
     """
 
     type: Literal["asha"]
-    metric: str = "reward"
+    metric: Metric = "reward"
     grace_period: int = Field(default=1, ge=1)
     reduction_factor: float = Field(default=3.0, gt=1)
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        check_names([name], ENGAGEMENT, "metric")
-        return name
 
 
 class SweepConfig(Strict):

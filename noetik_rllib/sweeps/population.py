@@ -21,17 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from noetik_rllib.errors import UserError
-from noetik_rllib.sweeps.outcomes import ENGAGEMENT, MINIMISED
-from noetik_rllib.sweeps.search import (
-    Search,
-    Strict,
-    Uniform,
-    check_names,
-    draw_parameters,
-)
+from noetik_rllib.sweeps.outcomes import MINIMISED
+from noetik_rllib.sweeps.search import Metric, Search, Strict, Uniform, draw_parameters
 
 if TYPE_CHECKING:
     from noetik_rllib.sweeps.config import SweepConfig
@@ -66,16 +60,10 @@ class Pbt(Strict):
     """
 
     type: Literal["pbt"]
-    metric: str = "reward"
+    metric: Metric = "reward"
     perturbation_interval: int = Field(ge=1)
     quantile_fraction: float = Field(default=0.25, gt=0, le=0.5)
     resample_probability: float = Field(default=0.25, ge=0, le=1)
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        check_names([name], ENGAGEMENT, "metric")
-        return name
 
 
 class Copy(BaseModel):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -19,6 +20,7 @@ from pydantic import (
 
 from noetik_rllib.data.signals import SIGNALS
 from noetik_rllib.errors import did_you_mean
+from noetik_rllib.sweeps.outcomes import ENGAGEMENT
 
 if TYPE_CHECKING:
     from noetik_rllib.sweeps.config import SweepConfig
@@ -154,6 +156,15 @@ def check_names(names: list[str], known: tuple[str, ...], what: str) -> None:
             )
     if len(set(names)) < len(names):
         raise ValueError(f"{what} stands there twice: {', '.join(names)}")
+
+
+def _metric(name: str) -> str:
+    check_names([name], ENGAGEMENT, "metric")
+    return name
+
+
+#: What a scheduler compares trials by: the default reward or a signal.
+Metric = Annotated[str, AfterValidator(_metric)]
 
 
 def draw_parameters(config: SweepConfig) -> list[dict[str, Any]]:

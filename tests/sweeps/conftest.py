@@ -111,15 +111,18 @@ def swept(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_sess
     return Swept(folder / "sweep", result, said)
 
 
+def heard(config: SweepConfig, out: Path) -> Swept:
+    """Run a sweep, and listen."""
+    said: list[tuple[str, float]] = []
+    return Swept(out, run_sweep(config, out, lambda *words: said.append(words)), said)
+
+
 @pytest.fixture(scope="session")
 def halved(
     tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
 ) -> Swept:
     """A sweep that ASHA has stopped trials of."""
-    out = tmp_path_factory.mktemp("halved") / "sweep"
-    said: list[tuple[str, float]] = []
-    result = run_sweep(halving_config(tiny_dataset), out, lambda *words: said.append(words))
-    return Swept(out, result, said)
+    return heard(halving_config(tiny_dataset), tmp_path_factory.mktemp("halved") / "sweep")
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +130,4 @@ def evolved(
     tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
 ) -> Swept:
     """A sweep with population based training."""
-    out = tmp_path_factory.mktemp("evolved") / "sweep"
-    said: list[tuple[str, float]] = []
-    result = run_sweep(population_config(tiny_dataset), out, lambda *words: said.append(words))
-    return Swept(out, result, said)
+    return heard(population_config(tiny_dataset), tmp_path_factory.mktemp("evolved") / "sweep")
